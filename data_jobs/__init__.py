@@ -1,0 +1,1 @@
+"""Raw files -> checked Parquet: readers, image decoding, text normalisation and the jobs over them."""

@@ -1,0 +1,36 @@
+"""What every job's command line does alike: flags from a dataclass, errors in one line, honest exit codes.
+
+A job is `Config` (a frozen dataclass whose field docstrings are its `--help`) and `run(config)`. Exit codes:
+0 done, 1 ran and found problems (where a job says so), 2 cannot run, 130 stopped by Ctrl-C.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
+
+from data_jobs.errors import InputError
+
+C = TypeVar("C")
+
+
+def main(config_class: type[C], run: Callable[[C], Any], description: str | None) -> None:
+    """Parse `sys.argv` into `config_class`, run the job and exit with its code.
+
+    `run` may return an int to set the exit code. InputError is printed without a stack trace, unless CLIP_DEBUG
+    is set.
+    """
+    config = tyro.cli(config_class, description=description)
+    try:
+        result = run(config)
+    except InputError as error:
+        if os.environ.get("CLIP_DEBUG"):
+            raise
+        print(f"error ({error.code}): {error.message}\n  {error.suggestion}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written was left behind", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,1 @@
+"""Checked Parquet -> a calibrated model and a search index: encoder, losses, metrics and jobs."""

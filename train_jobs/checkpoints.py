@@ -1,0 +1,84 @@
+"""Where weights come from: a directory, the hub's cache, or the hub, with an answer at once when it is away."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import RepositoryNotFoundError
+from transformers.utils import logging
+
+from data_jobs.errors import InputError
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+HUB_TIMEOUT_S = 5.0
+"""How long one question to the hub may take before we say that it cannot be reached."""
+
+_SMALL_FILES = ["*.json", "*.txt", "*.model"]
+
+
+def local_folder(name: str | Path) -> tuple[Path, str | None]:
+    """The directory of checkpoint `name` and its hub revision (None for a path). Downloads if need be.
+
+    Raises InputError: model_not_found (no such directory or repository), model_unreachable (a hub name that is
+    not in the cache, and no network).
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                "model_not_found",
+                f"{folder} holds no config.json, so it is not a model directory.",
+                "Name the directory that holds config.json and the weights, such as OUTPUT/best_model.",
+            )
+        return folder, None
+    repo = str(name)
+    if repo.startswith((".", "/", "~")) or repo.count("/") > 1:
+        raise InputError("model_not_found", f"There is no directory {repo}.", "Check the path.")
+    if isinstance(try_to_load_from_cache(repo, "config.json"), str):
+        snapshot = Path(snapshot_download(repo, local_files_only=True))
+        return snapshot, snapshot.name
+    try:
+        info = HfApi().model_info(repo, timeout=HUB_TIMEOUT_S)
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            "model_not_found", f"There is neither a directory nor a hub model {repo!r}.", "Check the name."
+        ) from error
+    except Exception as error:  # no network, a proxy's answer, a time-out: all mean unreachable
+        raise InputError(
+            "model_unreachable",
+            f"The model {repo!r} is not on this machine and the hub cannot be reached "
+            f"({type(error).__name__}).",
+            "Give the path of a local model directory (CLIP_MODEL_PATH or --model-name), run `make demo` and use "
+            "demo_output/model/best_model, or download the model where there is a network and copy it here.",
+        ) from error
+    files = [sibling.rfilename for sibling in info.siblings or []]
+    weights = "*.safetensors" if any(f.endswith(".safetensors") for f in files) else "*.bin"
+    snapshot = Path(snapshot_download(repo, allow_patterns=[*_SMALL_FILES, weights]))
+    return snapshot, snapshot.name
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own progress bars off the screen for the block."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def weights_sha256(folder: Path) -> str | None:
+    """SHA-256 over the safetensors files of `folder` in name order; None if there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 24):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,180 @@
+"""A dataset's pairs as a trainer wants them: deterministic batches, decoded once where memory allows.
+
+Every worker opens the whole dataset (encoded pictures are small) and takes its slice of each global batch, so the
+data a step sees depends on the seed, the epoch and the step, never on the number of workers.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from data_jobs import dataset, images
+from data_jobs.errors import InputError
+from data_jobs.mismatches import mismatched
+from train_jobs.encoder import Embeddings, Encoder, Pixels, preprocess
+
+COLUMNS = ("image", "text", "label", "image_group", "text_group", "image_sha256")
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Pairs in memory: encoded pictures, texts and labels, row by row."""
+
+    images: pa.ChunkedArray  # JPEG bytes
+    picture_ids: list[str]  # sha256 of the original file
+    texts: list[str]
+    labels: NDArray[np.int64]  # [N], 1 match and 0 mismatch
+    image_groups: list[str | None]
+    text_groups: list[str]
+    fingerprint: str
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "PairData":
+        """Read a dataset directory. Raises InputError (not_a_dataset, no_pairs)."""
+        table = dataset.read_pairs(folder, COLUMNS)
+        if not table.num_rows:
+            raise InputError("no_pairs", f"{folder} holds no pairs.", "See its rejects for the reasons.")
+        return cls(
+            images=table["image"],
+            picture_ids=table["image_sha256"].to_pylist(),
+            texts=table["text"].to_pylist(),
+            labels=table["label"].to_numpy().astype(np.int64),
+            image_groups=table["image_group"].to_pylist(),
+            text_groups=table["text_group"].to_pylist(),
+            fingerprint=dataset.read_report(folder)["fingerprint"],
+        )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> "PairData":
+        """The given rows, in the given order."""
+        rows = [int(row) for row in rows]
+        return PairData(
+            images=self.images.take(pa.array(rows, pa.int64())),
+            picture_ids=[self.picture_ids[row] for row in rows],
+            texts=[self.texts[row] for row in rows],
+            labels=self.labels[rows],
+            image_groups=[self.image_groups[row] for row in rows],
+            text_groups=[self.text_groups[row] for row in rows],
+            fingerprint=self.fingerprint,
+        )
+
+    def with_mismatches(self, seed: int = 0) -> "PairData":
+        """These pairs; if all of them match, with one random mismatch for each (scores need both labels)."""
+        if (self.labels == 0).any():
+            return self
+        chosen = mismatched(self.text_groups, hard_fraction=0.0, seed=seed)
+        if not chosen:
+            raise InputError(
+                "one_group",
+                "All pairs describe the same thing, so no mismatch can be made of them.",
+                "Add pairs of other products.",
+            )
+        pictures = self.take([i for i, _, _ in chosen])
+        others = self.take([j for _, j, _ in chosen])
+        return PairData(
+            images=pa.chunked_array([*self.images.chunks, *pictures.images.chunks]),
+            picture_ids=self.picture_ids + pictures.picture_ids,
+            texts=self.texts + others.texts,
+            labels=np.concatenate([self.labels, np.zeros(len(chosen), np.int64)]),
+            image_groups=self.image_groups + pictures.image_groups,
+            text_groups=self.text_groups + others.text_groups,
+            fingerprint=self.fingerprint,
+        )
+
+    def decode(self, rows: Sequence[int], size: int, resize: str) -> Pixels:
+        """uint8 [len(rows), size, size, 3], preprocessed as the encoder does."""
+        return np.stack(
+            [preprocess(images.decode(self.images[int(row)].as_py()), size, resize) for row in rows]
+        )
+
+
+class PixelCache:
+    """Decoded pictures of a dataset: each distinct picture once, in memory, while the budget lasts."""
+
+    def __init__(self, data: PairData, size: int, resize: str, *, budget_bytes: int, threads: int) -> None:
+        self._data, self._size, self._resize = data, size, resize
+        distinct = {picture: row for row, picture in reversed(list(enumerate(data.picture_ids)))}
+        self._slot = {picture: slot for slot, picture in enumerate(distinct)}
+        self._pixels: Pixels | None = None
+        self._pool = ThreadPoolExecutor(max(1, threads))
+        if len(distinct) * size * size * 3 <= budget_bytes:
+            self._pixels = self._decode(list(distinct.values()))
+
+    def batch(self, rows: Sequence[int]) -> Pixels:
+        """uint8 [len(rows), size, size, 3]."""
+        if self._pixels is None:
+            return self._decode(rows)
+        return self._pixels[[self._slot[self._data.picture_ids[row]] for row in rows]]
+
+    def _decode(self, rows: Sequence[int]) -> Pixels:
+        def one(row: int) -> Pixels:
+            return self._data.decode([row], self._size, self._resize)[0]
+
+        return np.stack(list(self._pool.map(one, rows)))
+
+
+def score_pairs(encoder: Encoder, data: PairData) -> NDArray[np.float32]:
+    """Cosine of every pair, float32 [N]; each distinct picture and text is embedded once."""
+    pictures = _distinct(data.picture_ids)
+    texts = _distinct(data.texts)
+    image_rows = embed_pictures(encoder, data, pictures.first)
+    text_rows = encoder.texts([data.texts[row] for row in texts.first])
+    return np.einsum("nd,nd->n", image_rows[pictures.index], text_rows[texts.index])
+
+
+def embed_pictures(encoder: Encoder, data: PairData, rows: Sequence[int]) -> Embeddings:
+    """Embeddings of the pictures of `rows`, decoded batch by batch: float32 [len(rows), D], unit norm."""
+    parts = [
+        encoder.images(data.decode(chunk, encoder.spec.image_size, encoder.spec.image_resize))
+        for chunk in _slices(rows, encoder.batch_size)
+    ]
+    return np.concatenate(parts) if parts else np.empty((0, encoder.spec.embedding_dim), np.float32)
+
+
+def group_ids(groups: Sequence[str | None]) -> dict[str, int]:
+    """A number for every group name, the same for every worker that sees the same names."""
+    return {name: number for number, name in enumerate(sorted({g for g in groups if g is not None}))}
+
+
+def epoch_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+    """Shuffled global batches of row numbers; a last short batch is left out unless it is the only one."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    full = max(1, count // batch_size)
+    for step in range(full):
+        yield order[step * batch_size : (step + 1) * batch_size]
+
+
+def to_channels_first(pixels: Pixels) -> torch.Tensor:
+    """uint8 [N, S, S, 3] -> uint8 [N, 3, S, S], channels last in memory."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class _Distinct:
+    first: list[int]  # row of the first occurrence of each distinct value
+    index: NDArray[np.int64]  # [N] position in `first` of every row's value
+
+
+def _distinct(values: Sequence[str]) -> _Distinct:
+    position: dict[str, int] = {}
+    first: list[int] = []
+    index = np.empty(len(values), np.int64)
+    for row, value in enumerate(values):
+        if value not in position:
+            position[value] = len(first)
+            first.append(row)
+        index[row] = position[value]
+    return _Distinct(first, index)
+
+
+def _slices(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,149 @@
+"""Models to train from scratch, by name: for the demo, for tests, and where no pretrained weights can be had.
+
+    --model-name scratch:tiny-clip   transformers CLIPModel, a small vision transformer at 64 px
+    --model-name scratch:resnet      transformers VisionTextDualEncoderModel, a residual network at 112 px
+
+Both bring their own byte-level BPE tokenizer, trained on the training texts, so any language works.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    CLIPConfig,
+    CLIPModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ResNetConfig,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+)
+
+from data_jobs import text
+from data_jobs.errors import InputError
+from train_jobs.encoder import Encoder
+from train_jobs.spec import Family, ModelSpec
+
+PREFIX = "scratch:"
+CONTEXT_LENGTH = 77
+MEAN = STD = (0.5, 0.5, 0.5)
+LOGIT_SCALE = 1 / 0.07  # initial temperature 0.07 (Radford et al. 2021)
+
+
+def build(name: str, texts: Iterable[str], seed: int = 0) -> Encoder:
+    """A freshly initialised model whose tokenizer was trained on `texts`. Raises InputError (unknown_recipe)."""
+    if name not in RECIPES:
+        raise InputError(
+            "unknown_recipe", f"There is no recipe {name!r}.", f"Use one of {', '.join(RECIPES)}."
+        )
+    tokenizer = train_tokenizer(texts)
+    torch.manual_seed(seed)
+    family, image_size, make = RECIPES[name]
+    model = make(tokenizer, image_size)
+    spec = ModelSpec(
+        base_model=name,
+        base_revision=None,
+        family=family,
+        embedding_dim=model.config.projection_dim,
+        image_size=image_size,
+        image_resize="squash",
+        image_mean=MEAN,
+        image_std=STD,
+        context_length=CONTEXT_LENGTH,
+        text_normalizer=text.VERSION,
+        logit_scale=LOGIT_SCALE,
+        logit_bias=0.0,
+        calibration=None,
+        threshold=None,
+        metrics={},
+        data_fingerprint=None,
+        weights_sha256=None,
+    )
+    return Encoder(model, tokenizer, spec, device="cpu")
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int = 4096) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with start, end and padding tokens, trained on normalised `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    start, end, pad = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        # The end must not get id 2: for transformers' CLIP that means "pool at the highest id instead".
+        special_tokens=[pad, start, "<|reserved|>", end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sorted({text.normalize(t) for t in texts}), trainer)
+    ids = {token: tokenizer.token_to_id(token) for token in (start, end)}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=list(ids.items())
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=start,
+        eos_token=end,
+        pad_token=pad,
+        model_max_length=CONTEXT_LENGTH,
+    )
+
+
+def _tiny_clip(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTrainedModel:
+    tower = {"num_attention_heads": 4, "hidden_act": "gelu"}
+    return CLIPModel(
+        CLIPConfig(
+            text_config=dict(
+                **tower,
+                hidden_size=128,
+                intermediate_size=256,
+                num_hidden_layers=2,
+                vocab_size=len(tokenizer),
+                max_position_embeddings=CONTEXT_LENGTH,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+            vision_config=dict(
+                **tower,
+                hidden_size=160,
+                intermediate_size=480,
+                num_hidden_layers=4,
+                image_size=image_size,
+                patch_size=8,
+            ),
+            projection_dim=128,
+        )
+    )
+
+
+def _resnet(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTrainedModel:
+    widths = [48, 96, 192, 384]
+    vision = ResNetConfig(
+        embedding_size=widths[0],
+        hidden_sizes=widths,
+        depths=[2, 2, 2, 2],
+        layer_type="basic",
+        hidden_size=widths[-1],  # what VisionTextDualEncoderModel projects from
+    )
+    text_tower = BertConfig(
+        hidden_size=192,
+        intermediate_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=CONTEXT_LENGTH,
+        pad_token_id=tokenizer.pad_token_id,
+        type_vocab_size=1,
+    )
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text_tower, projection_dim=192)
+    return VisionTextDualEncoderModel(config)
+
+
+RECIPES: dict[str, tuple[Family, int, Callable[[PreTrainedTokenizerFast, int], PreTrainedModel]]] = {
+    "scratch:tiny-clip": ("clip", 64, _tiny_clip),
+    "scratch:resnet": ("dual", 112, _resnet),
+}
