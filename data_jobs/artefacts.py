@@ -4,6 +4,7 @@ Every artefact (dataset, model, index) is published through here, so that Ctrl-C
 leave either the old directory or the new one, and never half of one.
 """
 
+import ctypes
 import os
 import shutil
 import uuid
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from data_jobs.errors import InputError
 
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h and renameat2(2)
+
 
 @contextmanager
 def publish(final: str | Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
@@ -20,11 +23,11 @@ def publish(final: str | Path, *, marker: str, overwrite: bool = False) -> Itera
 
     `marker` is the file that proves a directory to be an artefact of this kind. An existing `final` is
     replaced only with `overwrite`, and only if it is empty or holds the marker, so that a mistyped path never
-    deletes somebody's work.
+    deletes somebody's work. Where `final` is a link, what it points to is replaced.
 
     Raises InputError (output_exists, not_an_artefact).
     """
-    final = Path(final).absolute()
+    final = Path(final).resolve()
     refuse_overwrite(final, marker=marker, overwrite=overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = final.parent / f".{final.name}.writing-{uuid.uuid4().hex[:8]}"
@@ -32,13 +35,11 @@ def publish(final: str | Path, *, marker: str, overwrite: bool = False) -> Itera
     try:
         yield aside
         flush(aside)
-        if final.exists():
-            retired = final.parent / f".{final.name}.retired-{uuid.uuid4().hex[:8]}"
-            os.rename(final, retired)
+        refuse_overwrite(final, marker=marker, overwrite=overwrite)  # another job may have finished meanwhile
+        if not final.exists():
             os.rename(aside, final)
-            shutil.rmtree(retired)
-        else:
-            os.rename(aside, final)
+        elif not _exchange(aside, final):
+            _rename_twice(aside, final)
         flush(final.parent, recursive=False)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -74,6 +75,30 @@ def flush(path: Path, *, recursive: bool = True) -> None:
     for child in path.rglob("*") if recursive and path.is_dir() else ():
         _fsync(child)
     _fsync(path)
+
+
+def _exchange(new: Path, old: Path) -> bool:
+    """Swap two directories in one step, so that no moment has neither; False where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:  # not Linux
+        return False
+    status: int = renameat2(
+        _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), ctypes.c_uint(_RENAME_EXCHANGE)
+    )
+    return status == 0  # else a file system without it, such as NFS
+
+
+def _rename_twice(new: Path, old: Path) -> None:
+    """Swap two directories by renaming; an error or Ctrl-C in between puts the old one back."""
+    retired = old.parent / f".{old.name}.retired-{uuid.uuid4().hex[:8]}"
+    try:
+        os.rename(old, retired)
+        os.rename(new, old)
+        os.rename(retired, new)
+    except BaseException:
+        if retired.exists() and not old.exists():
+            os.rename(retired, old)
+        raise
 
 
 def _fsync(path: Path) -> None:

@@ -79,10 +79,18 @@ def write_part(
     return part
 
 
-def finish(folder: Path, parts: Iterable[Part], *, image_size: int, inputs: Sequence[str]) -> dict[str, Any]:
+def finish(
+    folder: Path,
+    parts: Iterable[Part],
+    *,
+    image_size: int,
+    inputs: Sequence[str],
+    pairs_required: bool = False,
+) -> dict[str, Any]:
     """Make `folder` a dataset of exactly `parts`: docstore of unique passages, report. Returns the report.
 
-    Raises InputError (no_pairs_or_passages) when nothing at all was usable.
+    Raises InputError (nothing_usable) when there is neither a pair nor a passage, or, with `pairs_required`, no
+    pair: a CSV's texts alone are no dataset, they only say that no picture was found.
     """
     parts = list(parts)
     names = {part.name for part in parts}
@@ -97,7 +105,7 @@ def finish(folder: Path, parts: Iterable[Part], *, image_size: int, inputs: Sequ
     read = sum(part.pairs_read for part in parts)
     written = sum(part.pairs for part in parts)
     passages = sum(part.passages for part in parts)
-    if not written and not passages:
+    if not written and (pairs_required or not passages):
         codes = dict(sum((Counter(part.codes) for part in parts), Counter()))
         raise InputError(
             "nothing_usable",
@@ -135,7 +143,7 @@ def from_csv(
             write_part(chunk, folder, image_size=image_size, threads=threads)
             for chunk in chunks(sources.read_csv(csv, image_base_path), 512)
         ]
-        return finish(folder, parts, image_size=image_size, inputs=[str(csv)])
+        return finish(folder, parts, image_size=image_size, inputs=[str(csv)], pairs_required=True)
 
 
 def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -148,11 +156,15 @@ def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def read_pairs(folder: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
     """All pairs of a dataset, ordered by `pair_id` so that every reader sees the same order.
 
+    The pictures come as large_binary, since Arrow cannot sort more than 2 GiB of plain binary.
+
     Raises InputError (not_a_dataset).
     """
     read_report(folder)
     wanted = None if columns is None else sorted({*columns, "pair_id"})
-    table = pads.dataset(Path(folder) / "pairs", schema=schema.PAIRS).to_table(columns=wanted)
+    image = schema.PAIRS.get_field_index("image")
+    large = schema.PAIRS.set(image, schema.PAIRS.field(image).with_type(pa.large_binary()))
+    table = pads.dataset(Path(folder) / "pairs", schema=large).to_table(columns=wanted)
     return table.sort_by("pair_id")
 
 
@@ -170,17 +182,24 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
 
 def _write_docstore(folder: Path) -> int:
-    """Join the passage parts to `docstore.parquet`, first of each id by source and line; their number."""
+    """Join the passage parts to `docstore.parquet`; the number of unique passages.
+
+    Of several with one id the same is kept whatever order the parts were written in: the first by group, title
+    and photo, where a missing photo comes last.
+    """
     parts = folder / "passages"
     table = (
         pads.dataset(parts, schema=schema.DOCSTORE).to_table()
         if any(parts.iterdir())
         else schema.DOCSTORE.empty_table()
     )
+    table = table.sort_by(
+        [(name, "ascending") for name in ("id", "food_id", "title", "image_path", "passage_text", "metadata")]
+    )
     first: dict[str, int] = {}
     for row, identity in enumerate(table["id"].to_pylist()):
         first.setdefault(identity, row)
-    kept = table.take(pa.array(first.values(), pa.int64())).sort_by("id")
+    kept = table.take(pa.array(first.values(), pa.int64()))
     pq.write_table(kept, folder / "docstore.parquet", compression="zstd")
     for part in parts.iterdir():
         part.unlink()

@@ -63,7 +63,11 @@ def run(config: Ingest) -> dict[str, Any]:
     ) as folder:  # fmt: skip
         parts = list(_stream(config, [str(file) for file in files], base, folder))
         report = dataset.finish(
-            folder, parts, image_size=config.image_size, inputs=[str(config.csv or config.persian_json)]
+            folder,
+            parts,
+            image_size=config.image_size,
+            inputs=[str(config.csv or config.persian_json)],
+            pairs_required=config.csv is not None,
         )
     pairs, passages = report["pairs"], report["passages"]
     print(

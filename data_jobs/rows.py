@@ -19,14 +19,15 @@ Row = dict[str, Any]
 def pair_row(record: Record, *, image_size: int, max_pixels: int = images.MAX_PIXELS) -> Row:
     """Read, check and re-encode one pair's picture: a row of schema.PAIRS.
 
-    Raises InputError with code missing_image, or one of `images.decode`.
+    Raises InputError with code missing_image, or one of `images.decode` and `images.encode_jpeg`.
     """
     try:
         data = Path(record.image_path).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
             "missing_image",
-            f"The picture {record.image_path} cannot be read ({error.strerror}).",
+            f"The picture {record.image_path} cannot be read ({reason}).",
             "Check the path, and --image-base-path if paths are relative.",
         ) from error
     image = images.decode(data, max_pixels=max_pixels, target=image_size)

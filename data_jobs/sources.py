@@ -80,7 +80,7 @@ def read_csv(path: str | Path, image_base_path: str | Path | None = None) -> Ite
 
     Relative image paths are below `image_base_path`, else below the CSV's folder. A `group_id` column names
     what the picture shows (and, on a match, what the text describes); without it equal texts form a group.
-    Each distinct matching text is also a `Passage`.
+    Each distinct matching text is also a `Passage`. Of a row that spans lines, `line` is the first.
 
     Raises InputError (missing_source, wrong_columns, unreadable_text) when the file as a whole is unusable.
     """
@@ -91,8 +91,9 @@ def read_csv(path: str | Path, image_base_path: str | Path | None = None) -> Ite
     source = str(path)
     seen: set[str] = set()
     with path.open(encoding=_encoding(path), newline="") as stream:
-        reader = csv.DictReader(stream, strict=False)
-        names = [(name or "").strip().lower() for name in reader.fieldnames or []]
+        rows = _csv_rows(stream)
+        _, header = next(rows, (1, []))
+        names = [] if isinstance(header, InputError) else [name.strip().lower() for name in header]
         missing = [name for name in COLUMNS if name not in names]
         if missing:
             raise InputError(
@@ -100,10 +101,11 @@ def read_csv(path: str | Path, image_base_path: str | Path | None = None) -> Ite
                 f"{path} has the columns {names}, and lacks {missing}.",
                 f"Its first line must name {','.join(COLUMNS)}.",
             )
-        reader.fieldnames = names
-        for row in reader:
-            line = reader.line_num
-            item = _csv_record(source, line, row, base)
+        for line, cells in rows:
+            if isinstance(cells, InputError):
+                yield Reject.of(cells, source, line)
+                continue
+            item = _csv_record(source, line, dict(zip(names, cells, strict=False)), base)
             yield item
             if isinstance(item, Record) and item.label == 1:
                 key = text_key(item.text)
@@ -129,19 +131,49 @@ def read_persian_json(path: str | Path) -> Iterator[Item]:
 
     A record has `title`, `response` (the passage) and `image_path` or `folder_path`, relative to the file.
     In a folder with a photo named like the folder, that one is the dish and the others are ingredients, which
-    are no pictures of the dish and so make no pairs; else all photos are of the dish. A record whose photos do
-    not exist still yields its passage, with a `Note`.
+    are no pictures of the dish and so make no pairs; else all photos are of the dish. A record without photos,
+    or whose folder has none, still yields its passage, with a `Note`.
     """
     path = Path(path)
     for line, value in _json_values(path):
         if isinstance(value, InputError):
             yield Reject.of(value, str(path), line)
+        elif not _is_unicode(json.dumps(value, ensure_ascii=False)):
+            error = InputError(
+                "unreadable_text",
+                f"The record holds half a surrogate pair: {ascii(value)[:80]}.",
+                "Cut texts between characters, not between UTF-16 code units.",
+            )
+            yield Reject.of(error, str(path), line)
         else:
             yield from _persian_record(path, line, value)
 
 
-def _csv_record(source: str, line: int, row: dict[str, Any], base: Path) -> Record | Reject:
-    image, text, label = ((row[name] or "").strip() for name in COLUMNS)
+def _csv_rows(stream: Iterable[str]) -> Iterator[tuple[int, list[str] | InputError]]:
+    """(line where the row starts, its cells or why it has none) of every row that is not blank."""
+    reader = csv.reader(stream)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield (
+                line,
+                InputError(
+                    "unreadable_row",
+                    f"The row that starts here is no CSV ({error}).",
+                    "Look for a quotation mark that is never closed.",
+                ),
+            )
+        else:
+            if cells:
+                yield line, cells
+
+
+def _csv_record(source: str, line: int, row: dict[str, str], base: Path) -> Record | Reject:
+    image, text, label = (row.get(name, "").strip() for name in COLUMNS)
     if not image:
         return Reject.of(
             InputError("missing_value", "The column image_path is empty.", "Name the picture."),
@@ -160,12 +192,10 @@ def _csv_record(source: str, line: int, row: dict[str, Any], base: Path) -> Reco
             source, line, image,
         )  # fmt: skip
     value = LABELS[label.lower()]
-    group = (row.get("group_id") or "").strip()
+    group = row.get("group_id", "").strip()
     key = text_key(text)
     extra = {
-        name: cell.strip()
-        for name, cell in row.items()
-        if name and name not in COLUMNS and isinstance(cell, str) and cell.strip()
+        name: cell.strip() for name, cell in row.items() if name and name not in COLUMNS and cell.strip()
     }
     return Record(
         source=source,
@@ -192,22 +222,49 @@ def _persian_record(path: Path, line: int, value: Any) -> Iterator[Item]:
         )
         yield Reject.of(error, source, line)
         return
-    group = str(value.get("group_id") or "") or text_key(title or text)
-    folder, image = value.get("folder_path"), value.get("image_path")
+    named = value.get("group_id")
+    group = str(named) if named not in (None, "") else text_key(title.strip() or text)
     metadata = {
         name: str(cell)
         for name, cell in value.items()
         if name not in ("title", "response", "image_path", "folder_path") and cell is not None
     }
-    photos = [str(path.parent / image)] if image else _main_photos(path.parent, folder)
+    photos, refused = _photos(path.parent, value)
     yield Passage(
         source, line, text_key(text), group, title.strip(), text.strip(),
         photos[0] if photos else None, metadata,
     )  # fmt: skip
-    if not photos:
+    if not photos and not refused:
         yield Note(source, line, "no_photos")
+    for error in refused:
+        yield Reject.of(error, source, line)
     for photo in photos:
         yield Record(source, line, photo, text.strip(), 1, group, group, {"title": title.strip(), **metadata})
+
+
+def _photos(base: Path, value: dict[str, Any]) -> tuple[list[str], list[InputError]]:
+    """The photos of a record, and why others of it cannot be used."""
+    for name in ("image_path", "folder_path"):
+        place = value.get(name)
+        if place is not None and not isinstance(place, str):
+            error = InputError(
+                "bad_image_path",
+                f"The record's {name} is {str(place)[:80]!r}, which is not one path.",
+                "Write one path as a string; several photos go in one folder_path.",
+            )
+            return [], [error]
+    image = value.get("image_path")
+    found = [str(base / image)] if image else _main_photos(base, value.get("folder_path"))
+    refused = [
+        InputError(
+            "bad_image_path",
+            f"The name of the photo {photo!a} is not UTF-8.",
+            "Rename the file.",
+        )
+        for photo in found
+        if not _is_unicode(photo)
+    ]
+    return [photo for photo in found if _is_unicode(photo)], refused
 
 
 def _main_photos(base: Path, folder: str | None) -> list[str]:
@@ -229,7 +286,7 @@ def _json_values(path: Path) -> Iterable[tuple[int, Any]]:
         return [(1, InputError("unreadable_json", f"{path}: {error}.", "Save the file as UTF-8 JSON."))]
     try:
         whole = json.loads(content)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # ValueError: not JSON, or a number of thousands of digits
         return _json_lines(path, content)
     return enumerate(whole, 1) if isinstance(whole, list) else [(1, whole)]
 
@@ -240,7 +297,7 @@ def _json_lines(path: Path, content: str) -> Iterator[tuple[int, Any]]:
             continue
         try:
             yield number, json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             yield (
                 number,
                 InputError(
@@ -253,15 +310,24 @@ def _json_lines(path: Path, content: str) -> Iterator[tuple[int, Any]]:
 
 def _encoding(path: Path) -> str:
     """UTF-8 with or without BOM, UTF-16 with BOM, else the Windows code page that fits the bytes."""
-    data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    for encoding in ("utf-8-sig", "cp1256"):  # cp1256 is Windows' Arabic and Persian code page
-        try:
-            data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    raise InputError(
-        "unreadable_text", f"{path} is neither UTF-8 nor Windows-1256 text.", "Save it as UTF-8."
-    )
+    with path.open("rb") as raw:
+        utf_16 = raw.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    # cp1256 is Windows' Arabic and Persian code page; every byte means something in it.
+    for encoding in ("utf-16",) if utf_16 else ("utf-8-sig", "cp1256"):
+        with path.open(encoding=encoding, newline="") as stream:
+            try:
+                while stream.read(1 << 20):  # by pieces, since the file may be larger than the memory
+                    pass
+            except UnicodeDecodeError:
+                continue
+            return encoding
+    raise InputError("unreadable_text", f"{path} starts as UTF-16 text and is damaged.", "Save it as UTF-8.")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether `text` can be written: half a surrogate pair, or a file name in another encoding, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

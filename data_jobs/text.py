@@ -60,10 +60,14 @@ def normalize(text: str, zwnj: ZwnjPolicy = "keep") -> str:
     folded = unicodedata.normalize("NFC", folded.translate(_TABLE))
     folded = _ZWNJ_EDGE.sub(r"\1", _ZWNJ_RUN.sub(ZWNJ, folded))
     if zwnj != "keep":
-        folded = folded.replace(ZWNJ, _ZWNJ_AS[zwnj])
+        folded = unicodedata.normalize("NFC", folded.replace(ZWNJ, _ZWNJ_AS[zwnj]))
     return _SPACES.sub(" ", folded).strip() or _SPACES.sub(" ", text).strip()
 
 
 def text_key(text: str) -> str:
-    """A short stable id of the normalised, case-folded text: equal texts, equal keys (16 hex digits)."""
-    return hashlib.sha256(normalize(text).casefold().encode()).hexdigest()[:16]
+    """A short stable id of the normalised, case-folded text: equal texts, equal keys (16 hex digits).
+
+    Any `str` has one, also a file name that is no valid Unicode.
+    """
+    folded = normalize(text).casefold().encode(errors="surrogatepass")
+    return hashlib.sha256(folded).hexdigest()[:16]

@@ -10,21 +10,17 @@ import pytest
 from PIL import Image, ImageFilter
 
 from data_jobs import drawing
-from data_jobs.drawing import BACKGROUNDS, COLOURS, KINDS, PATTERNS, Product
+from data_jobs.drawing import Product
+from data_jobs.figure import BODY_PAINTS, body_mask
 from data_jobs.shapes import SHAPES, Paint
+from data_jobs.vocabulary import BACKGROUNDS, COLOURS, KINDS, PATTERNS, Colour
 
 MUG = Product("mug", "red", "striped", "wooden table", 7)
 
 
-def _body(product: Product, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (size x size x 3, 0 to 255) and where it shows nothing but body (booleans)."""
-    picture, labels = drawing._render(product, size)
-    return np.asarray(picture, dtype=float), _only(labels, drawing._BODY_PAINTS)
-
-
 def _only(labels: Image.Image, paints: tuple[Paint, ...]) -> np.ndarray:
     """Which pixels of the picture show these paints only (booleans)."""
-    mask: np.ndarray = np.asarray(drawing._body_mask(labels, paints).reduce(2)) == 255
+    mask: np.ndarray = np.asarray(body_mask(labels, paints).reduce(2)) == 255
     return mask
 
 
@@ -83,24 +79,25 @@ def test_body_has_its_colour_and_pattern_does_not_hide_it(kind: str) -> None:
         for j, pattern in enumerate(PATTERNS):
             background = BACKGROUNDS[(i + j) % len(BACKGROUNDS)].english
             product = Product(kind, colour.english, pattern.english, background, 100 * i + j)
-            picture, body = _body(product, 64)
+            picture, labels = drawing._render(product, 64)
+            body = _only(labels, BODY_PAINTS)
             assert body.mean() > 0.02, product
-            mean = picture[body].mean(axis=0)
+            mean = np.asarray(picture, dtype=float)[body].mean(axis=0)
             assert _nearest_colour(mean) == colour.english, (product, mean)
 
-            counts = drawing._render(product, 64)[1].histogram()
-            whole = sum(counts[paint] for paint in drawing._BODY_PAINTS)
+            counts = labels.histogram()
+            whole = sum(counts[paint] for paint in BODY_PAINTS)
             accent = counts[Paint.ACCENT] / whole
             assert accent == 0 if pattern.english == "plain" else 0.08 <= accent <= 0.35, product
 
 
 @pytest.mark.parametrize("colour", COLOURS, ids=lambda colour: colour.english)
-def test_thing_stands_out_from_every_background(colour: drawing.Colour) -> None:
+def test_thing_stands_out_from_every_background(colour: Colour) -> None:
     for seed, background in enumerate(BACKGROUNDS):
         product = Product("clock", colour.english, "plain", background.english, seed)
         picture, labels = drawing._render(product, 256)
         pixels = np.asarray(picture, dtype=float)
-        body = _only(labels, drawing._BODY_PAINTS)
+        body = _only(labels, BODY_PAINTS)
         thing = labels.point([0] + [255] * 255).reduce(2)
         near = np.asarray(thing.filter(ImageFilter.MaxFilter(9)))
         around = (near > 0) & (np.asarray(thing) == 0)

@@ -283,8 +283,10 @@ def _printed_progress() -> Iterator[Queue]:
             while (event := queue.get()) is not None:
                 if "step" in event:
                     bar.total = event["epochs"] * event["steps"]
-                    bar.n = (event["epoch"] - 1) * event["steps"] + event["step"]
-                    bar.set_postfix_str(f"loss {event['loss']:.3f}, {event['samples_per_s']:.0f} pairs/s")
+                    bar.set_postfix_str(
+                        f"loss {event['loss']:.3f}, {event['samples_per_s']:.0f} pairs/s", refresh=False
+                    )
+                    bar.update((event["epoch"] - 1) * event["steps"] + event["step"] - bar.n)
                 else:
                     bar.write(
                         f"epoch {event['epoch']:3d}  loss {event['train_loss']:.3f}  "

@@ -105,7 +105,7 @@ def train(
                     "Use a lower --learning-rate.",
                 )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(towers.parameters(), schedule.gradient_clip)
             optimiser.step()
             scheduler.step()

@@ -1,0 +1,96 @@
+"""ASGI layers around the routes: a request id on everything, and no body beyond the limit."""
+
+import json
+import re
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from serve_app import contract
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+REQUEST_ID = "x-request-id"
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestIds:
+    """Take the client's `X-Request-ID` if it is a plain token, else make one; answer with it."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(REQUEST_ID.encode(), b"")
+        identity = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = identity.decode()
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [h for h in message.get("headers", []) if h[0].lower() != REQUEST_ID.encode()]
+                message["headers"] = [*headers, (REQUEST_ID.encode(), identity)]
+            await send(message)
+
+        await self.app(scope, receive, with_id)
+
+
+class BodyLimit:
+    """Answer 413 as soon as a body is, or says it is, beyond MAX_BODY_BYTES, without reading the rest."""
+
+    def __init__(self, app: App, limit: int = contract.MAX_BODY_BYTES) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.limit:
+            await self._refuse(scope, send, f"{int(declared):,} bytes")
+            return
+        received, refused, started = 0, False, False
+
+        async def counted() -> Message:
+            nonlocal received, refused
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.limit:
+                refused = True
+                return {"type": "http.disconnect"}
+            return message
+
+        async def unless_refused(message: Message) -> None:
+            nonlocal started
+            if not refused or started:
+                started = True
+                await send(message)
+
+        try:
+            await self.app(scope, counted, unless_refused)
+        except Exception:
+            if not refused:
+                raise
+        if refused and not started:
+            await self._refuse(scope, send, f"more than {self.limit:,} bytes")
+
+    async def _refuse(self, scope: Scope, send: Send, found: str) -> None:
+        message = f"The request body has {found}; the limit is {self.limit:,}."
+        body = {
+            "error": {
+                "code": "body_too_large",
+                "message": message,
+                "suggestion": "Send fewer or smaller items.",
+            },
+            "detail": message,
+            "request_id": scope.get("state", {}).get("request_id", ""),
+        }
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(body).encode()})

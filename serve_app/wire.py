@@ -1,0 +1,68 @@
+"""From request bytes to checked texts and pixels: limits first, then decoding. Plain Python, no routes."""
+
+import base64
+import binascii
+import math
+
+import numpy as np
+
+from data_jobs import images
+from data_jobs.errors import InputError
+from serve_app import contract
+from train_jobs.encoder import Pixels, preprocess
+from train_jobs.spec import ModelSpec
+
+
+def checked_text(text: str | None, name: str = "text") -> str:
+    """A text within the contract's limit. Raises InputError (empty_text, text_too_long)."""
+    if text is None or not text.strip():
+        raise InputError("empty_text", f"The field {name!r} is empty.", "Send a description.")
+    if len(text) > contract.MAX_TEXT_CHARACTERS:
+        raise InputError(
+            "text_too_long",
+            f"The field {name!r} has {len(text)} characters; the limit is {contract.MAX_TEXT_CHARACTERS}.",
+            "Shorten it.",
+        )
+    return text
+
+
+def checked_threshold(threshold: float | None) -> float | None:
+    """A cosine or None. Raises InputError (bad_threshold)."""
+    if threshold is not None and not (math.isfinite(threshold) and -1 <= threshold <= 1):
+        raise InputError(
+            "bad_threshold", f"The threshold is {threshold}; it is compared with a cosine.", "Use -1 to 1."
+        )
+    return threshold
+
+
+def pixels(data: bytes, spec: ModelSpec) -> Pixels:
+    """A picture file -> uint8 [S, S, 3] as the model sees it.
+
+    Raises InputError (file_too_large, or any code of data_jobs.images.decode).
+    """
+    if len(data) > contract.MAX_FILE_BYTES:
+        raise InputError(
+            "file_too_large",
+            f"The picture file has {len(data):,} bytes; the limit is {contract.MAX_FILE_BYTES:,}.",
+            "Send a smaller file.",
+        )
+    image = images.decode(data, max_pixels=contract.IMAGE_PIXELS, target=spec.image_size)
+    return np.ascontiguousarray(preprocess(image, spec.image_size, spec.image_resize))
+
+
+def from_base64(value: str) -> bytes:
+    """Base64, or a data URI of base64. Raises InputError (bad_base64, url_not_allowed)."""
+    if value[:8].lower().startswith(("http://", "https://", "file://", "ftp://")):
+        raise InputError(
+            "url_not_allowed", "This server fetches no URLs.", "Send the picture as base64 or data URI."
+        )
+    if value[:5].lower() == "data:":
+        head, _, value = value.partition(",")
+        if not head.lower().endswith(";base64"):
+            raise InputError("bad_base64", f"The data URI {head[:60]!r} is not base64.", "Use ;base64.")
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(
+            "bad_base64", f"The picture is not base64 ({error}).", "Encode the file's bytes."
+        ) from error
