@@ -3,6 +3,8 @@
 A request's life: middleware -> route -> `wire` (limits, decoding) -> `Embedder` or `Retriever` through a handle ->
 `scoring` -> a model of `contract`. Verdicts and class scores are computed right here: they cost microseconds, and
 a hop to a deployment of their own would cost milliseconds.
+
+Serve copies the routes when the class below is made, so whatever they use must stand above it.
 """
 
 import asyncio
@@ -12,19 +14,14 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi_offline import FastAPIOffline
+from fastapi import File, Form, UploadFile
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from data_jobs.errors import InputError
-from serve_app import classification, contract, wire
+from serve_app import classification, contract, web, wire
 from serve_app.embedding import ModelInfo
-from serve_app.middleware import BodyLimit, RequestIds
 from serve_app.settings import ServeArgs
 from train_jobs import scoring
 from train_jobs.encoder import Embeddings, Pixels
@@ -32,22 +29,51 @@ from train_jobs.encoder import Embeddings, Pixels
 CANARY_TIMEOUT_S = 10.0
 """A model that takes longer than this for one grey picture is not ready."""
 
-app: FastAPI = FastAPIOffline(
-    title="Catalens",
-    summary="Do your pictures say what your words say?",
-    responses={
-        status: {"model": contract.ErrorResponse, "description": text}
-        for status, text in {
-            413: "Too large",
-            415: "Not an accepted picture format",
-            422: "Cannot be used",
-            429: "Too busy; try again",
-            503: "Not ready",
-        }.items()
-    },
-)
-app.add_middleware(BodyLimit)
-app.add_middleware(RequestIds)
+
+async def _joined(calls: Sequence[Awaitable[Any]]) -> Embeddings:
+    parts = await asyncio.gather(*calls)
+    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+
+def _sorted_out(
+    items: Sequence[str | contract.EmbeddingItem], modality: str
+) -> tuple[dict[int, str], dict[int, str]]:
+    """Checked texts and encoded pictures of an embeddings request, by position."""
+    texts: dict[int, str] = {}
+    pictures: dict[int, str] = {}
+    for position, item in enumerate(items):
+        if isinstance(item, str):
+            item = contract.EmbeddingItem(**{modality: item})
+        if (item.text is None) == (item.image is None):
+            raise InputError(
+                "bad_input",
+                f"Input {position} has not exactly one of text and image.",
+                "Send one of the two.",
+            )
+        if item.image is not None:
+            pictures[position] = item.image
+        else:
+            texts[position] = wire.checked_text(item.text, f"input {position}")
+    return texts, pictures
+
+
+def _encoded(row: Embeddings, request: contract.EmbeddingRequest) -> list[float] | str:
+    """One embedding in the asked-for size (normalised again) and encoding."""
+    if request.dimensions is not None:
+        if request.dimensions > len(row):
+            raise InputError(
+                "bad_dimensions",
+                f"dimensions is {request.dimensions}; the model has {len(row)}.",
+                "Use fewer.",
+            )
+        row = row[: request.dimensions]
+        row = row / max(float(np.linalg.norm(row)), 1e-12)
+    if request.encoding_format == "base64":
+        return base64.b64encode(row.astype("<f4").tobytes()).decode()
+    return [float(value) for value in row]
+
+
+app = web.application()
 
 
 @serve.deployment
@@ -236,96 +262,3 @@ class Ingress:
         if key == self._settings.categories:
             self._classes[key] = rows
         return rows
-
-
-async def _joined(calls: Sequence[Awaitable[Any]]) -> Embeddings:
-    parts = await asyncio.gather(*calls)
-    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-
-
-def _sorted_out(
-    items: Sequence[str | contract.EmbeddingItem], modality: str
-) -> tuple[dict[int, str], dict[int, str]]:
-    """Checked texts and encoded pictures of an embeddings request, by position."""
-    texts: dict[int, str] = {}
-    pictures: dict[int, str] = {}
-    for position, item in enumerate(items):
-        if isinstance(item, str):
-            item = contract.EmbeddingItem(**{modality: item})
-        if (item.text is None) == (item.image is None):
-            raise InputError(
-                "bad_input",
-                f"Input {position} has not exactly one of text and image.",
-                "Send one of the two.",
-            )
-        if item.image is not None:
-            pictures[position] = item.image
-        else:
-            texts[position] = wire.checked_text(item.text, f"input {position}")
-    return texts, pictures
-
-
-def _encoded(row: Embeddings, request: contract.EmbeddingRequest) -> list[float] | str:
-    """One embedding in the asked-for size (normalised again) and encoding."""
-    if request.dimensions is not None:
-        if request.dimensions > len(row):
-            raise InputError(
-                "bad_dimensions",
-                f"dimensions is {request.dimensions}; the model has {len(row)}.",
-                "Use fewer.",
-            )
-        row = row[: request.dimensions]
-        row = row / max(float(np.linalg.norm(row)), 1e-12)
-    if request.encoding_format == "base64":
-        return base64.b64encode(row.astype("<f4").tobytes()).decode()
-    return [float(value) for value in row]
-
-
-def _error(request: Request, status: int, code: str, message: str, suggestion: str) -> JSONResponse:
-    body = contract.ErrorResponse(
-        error=contract.ErrorBody(code=code, message=message, suggestion=suggestion),
-        detail=message,
-        request_id=getattr(request.state, "request_id", ""),
-    )
-    headers = {"Retry-After": "1"} if status in (429, 503) else None
-    return JSONResponse(body.model_dump(), status, headers)
-
-
-@app.exception_handler(InputError)
-async def _input_error(request: Request, error: InputError) -> JSONResponse:
-    cause: InputError = getattr(error, "cause", error)  # an error of another deployment comes wrapped by Ray
-    return _error(request, contract.status_of(cause), cause.code, cause.message, cause.suggestion)
-
-
-@app.exception_handler(BackPressureError)
-async def _too_busy(request: Request, error: BackPressureError) -> JSONResponse:
-    return _error(
-        request, 429, "too_busy", "The queues are full.", "Try again in a second, or send less at once."
-    )
-
-
-@app.exception_handler(RequestValidationError)
-async def _bad_request(request: Request, error: RequestValidationError) -> JSONResponse:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or "the request body"
-    value = repr(first.get("input"))[:80]
-    return _error(
-        request, 422, "bad_request", f"{where}: {first['msg']} (got {value}).", "See /docs for the fields."
-    )
-
-
-@app.exception_handler(StarletteHTTPException)
-async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    return _error(request, error.status_code, code, str(error.detail), "See /docs for routes and fields.")
-
-
-@app.exception_handler(Exception)
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    return _error(
-        request,
-        500,
-        "internal_error",
-        "Something failed on the server.",
-        "Report the request_id to its operator.",
-    )

@@ -2,17 +2,32 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+
+from data_jobs import ingest, make_sample
+from data_jobs.ingest import Ingest
+from data_jobs.make_sample import MakeSample
+from serve_app.app import build
+from serve_app.settings import ServeArgs
+from train_jobs import build_index, finetune
+from train_jobs.augment import Augmentation
+from train_jobs.build_index import BuildIndex
+from train_jobs.finetune import Finetune
 
 REPO_ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A real Ray of two CPUs on this machine, one for all tests; jobs join it instead of starting their own."""
+    """A real Ray on this machine, one for all tests; jobs join it instead of starting their own.
+
+    Eight CPUs on paper, so that a served application and a job fit side by side.
+    """
     import ray
     import ray.data
 
@@ -21,7 +36,7 @@ def ray_cluster() -> Iterator[None]:
     paths = [str(REPO_ROOT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     ray.init(
-        num_cpus=2,
+        num_cpus=8,
         include_dashboard=False,
         object_store_memory=200 * 1024**2,
         log_to_driver=False,
@@ -33,3 +48,79 @@ def ray_cluster() -> Iterator[None]:
     context.print_on_execution_start = False
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn catalogue of 300 products (data_jobs.make_sample)."""
+    folder = tmp_path_factory.mktemp("sample") / "catalogue"
+    return make_sample.run(MakeSample(300, folder, size=96))
+
+
+@pytest.fixture(scope="session")
+def trained(ray_cluster: None, catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output directory of a real two-worker `finetune` on the drawn catalogue, from its CSV files."""
+    output = tmp_path_factory.mktemp("trained") / "model"
+    finetune.run(
+        Finetune(
+            train_csv=catalogue / "train.csv",
+            val_csv=catalogue / "val.csv",
+            model_name="scratch:tiny-clip",
+            epochs=8,
+            batch_size=32,
+            learning_rate=1e-3,
+            num_workers=2,
+            cpus_per_worker=1,
+            augmentation=Augmentation(min_area=0.9, brightness=0.1, contrast=0.1),
+            output_dir=output,
+        )
+    )
+    return output
+
+
+@pytest.fixture(scope="session")
+def best_model(trained: Path) -> Path:
+    return trained / "best_model"
+
+
+@pytest.fixture(scope="session")
+def passages(ray_cluster: None, catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset directory of the catalogue's Persian JSON."""
+    folder = tmp_path_factory.mktemp("passages") / "persian"
+    ingest.run(Ingest(persian_json=catalogue / "persian", output_dir=folder, image_size=96))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built_index(best_model: Path, passages: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of the Persian passages, made by the job."""
+    folder = tmp_path_factory.mktemp("index") / "index"
+    build_index.run(
+        BuildIndex(docstore=passages / "docstore.parquet", model=str(best_model), output_dir=folder)
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(best_model: Path, built_index: Path) -> Iterator[str]:
+    """The application of serve_app.app on the session's Ray, over real HTTP; its base address."""
+    from ray import serve
+
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    settings = ServeArgs(model=str(best_model), index=str(built_index), batch_size=16)
+    serve.run(build(settings), name="catalens", route_prefix="/")
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+@pytest.fixture(scope="session")
+def client(server: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server, timeout=60) as client:
+        yield client
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -22,6 +22,7 @@ def fit_platt(scores: Scores, labels: Labels) -> Calibration:
     """
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     _enough(positives, negatives)
+    scores = scores.astype(np.float64)
     target = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
     design = np.stack([(scores - centre) / spread, np.ones(len(scores))], axis=1)  # [N, 2]
@@ -35,7 +36,7 @@ def fit_platt(scores: Scores, labels: Labels) -> Calibration:
         if np.abs(step).max() < 1e-10:
             break
     slope = float(weights[0]) / spread
-    if slope <= 0:
+    if slope <= 0 or np.ptp(scores) == 0:  # a collapsed model's equal scores have a slope of mere rounding
         raise InputError(
             "scores_do_not_rank",
             f"On the {len(scores)} calibration pairs matches do not score above mismatches.",

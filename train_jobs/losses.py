@@ -78,7 +78,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous()
+        total = gradient.clone(memory_format=torch.contiguous_format)  # autograd may still need `gradient`
         dist.all_reduce(total)
         return total.chunk(_workers())[dist.get_rank()]
 

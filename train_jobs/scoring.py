@@ -33,11 +33,12 @@ class Verdict:
 
 def verdict(cosine: float, threshold: float, calibration: Calibration | None = None) -> Verdict:
     """Mismatch when the cosine is below the threshold; a lower threshold is more lenient."""
+    cosine, threshold = float(cosine), float(threshold)  # judge the very numbers that the answer reports
     distance = abs(cosine - threshold)
     return Verdict(
-        is_mismatch=bool(cosine < threshold),
-        similarity_score=float(cosine),
-        threshold_used=float(threshold),
+        is_mismatch=cosine < threshold,
+        similarity_score=cosine,
+        threshold_used=threshold,
         confidence="high" if distance > 0.15 else "medium" if distance > 0.05 else "low",
         match_quality=next((name for edge, name in _QUALITIES if cosine >= edge), "mismatch"),
         match_probability=None if calibration is None else float(probability(cosine, calibration)),

@@ -1,6 +1,6 @@
 """Models to train from scratch, by name: for the demo, for tests, and where no pretrained weights can be had.
 
-    --model-name scratch:tiny-clip   transformers CLIPModel, a small vision transformer at 64 px
+    --model-name scratch:tiny-clip   transformers CLIPModel, a small vision transformer, 16 patches of 64 px pictures
     --model-name scratch:resnet      transformers VisionTextDualEncoderModel, a residual network at 112 px
 
 Both bring their own byte-level BPE tokenizer, trained on the training texts, so any language works.
@@ -113,7 +113,7 @@ def _tiny_clip(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTraine
                 intermediate_size=480,
                 num_hidden_layers=4,
                 image_size=image_size,
-                patch_size=8,
+                patch_size=16,
             ),
             projection_dim=128,
         )

@@ -1,0 +1,248 @@
+"""The whole way in one command: pictures -> dataset -> model -> index -> HTTP answers, checked.
+
+    python -m serve_app.demo                                drawn products (make demo)
+    python -m serve_app.demo --data ../shared/data/grocery  your photos   (make demo DATA=DIR)
+
+A folder of photos must hold `train_matches.csv` and `val_pairs.csv` (image_path,text,label). The service stays up
+until Ctrl-C; with `--exit` or DEMO_EXIT=1 it stops after the answers. The exit code is 0 only if every step worked,
+the AUROC is reached and, on the drawn products, every verdict is right (real photos are not that kind).
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from data_jobs import command, ingest, make_sample, sources
+from data_jobs.errors import InputError
+from data_jobs.ingest import Ingest
+from data_jobs.make_sample import MakeSample
+from data_jobs.session import connected
+from data_jobs.sources import Record
+from serve_app import demo_data
+from serve_app.demo_data import DemoData
+from train_jobs import build_index, evaluate, finetune
+from train_jobs.augment import Augmentation
+from train_jobs.build_index import BuildIndex
+from train_jobs.evaluate import Evaluate
+from train_jobs.finetune import Finetune
+
+ADDRESS = "http://127.0.0.1:8000"
+READY_WITHIN_S = 180
+REQUESTS = 12
+MIN_AUROC_DRAWN, MIN_AUROC_PHOTOS = 0.97, 0.92
+
+
+@dataclass(frozen=True)
+class Demo:
+    data: Path | None = None
+    """Folder of your own photos with train_matches.csv and val_pairs.csv; default: drawn products."""
+    output_dir: Path = Path("demo_output")
+    """Everything the demo makes; the next run replaces it."""
+    products: int = 2000
+    """How many products to draw."""
+    epochs: int | None = None
+    """Passes over the training pairs (default: enough for the data at hand)."""
+    exit: bool = False
+    """Stop after the answers instead of serving until Ctrl-C."""
+
+
+def run(config: Demo) -> int:
+    """Run all steps; 0 if everything came out as expected, else 1. Raises InputError."""
+    started = time.monotonic()
+    out = config.output_dir.absolute()
+    model, index = out / "model" / "best_model", out / "index"
+    with connected():
+        data, docstore = _catalogue(config, out)
+        datasets = _ingest(data, out)
+        _title("Train a small model from scratch: Ray Train, 2 workers")
+        finetune.run(_recipe(config, datasets, out / "model"))
+        _title("Evaluate on pairs it never saw")
+        measured = evaluate.run(
+            Evaluate(model=str(model), csv=data.test, output_dir=out / "evaluation", overwrite=True)
+        )
+        _title("Index the passages: FAISS")
+        build_index.run(
+            BuildIndex(
+                model=str(model),
+                docstore=docstore or datasets["train"] / "docstore.parquet",
+                output_dir=index,
+            )
+        )
+    _title("Serve: Ray Serve, serve_config.yaml")
+    with _served(model, index):
+        print(f"ready {time.monotonic() - started:.0f} s after the start\n")
+        wrong = _ask(_chosen(data.test))
+        floor = MIN_AUROC_DRAWN if config.data is None else MIN_AUROC_PHOTOS
+        ok = measured["auroc"] >= floor and (wrong == 0 or config.data is not None)
+        print(
+            f"\nAUROC {measured['auroc']:.4f} (expected at least {floor}), {wrong} of {REQUESTS} verdicts wrong."
+        )
+        print(f"{'As expected' if ok else 'NOT as expected'}, after {time.monotonic() - started:.0f} s.")
+        print(f"Interactive docs: {ADDRESS}/docs")
+        if not (config.exit or os.environ.get("DEMO_EXIT") == "1"):
+            _wait_for_ctrl_c()
+    return 0 if ok else 1
+
+
+def _catalogue(config: Demo, out: Path) -> tuple[DemoData, Path | None]:
+    """The run's CSV files, and a docstore of its own where there is one (the Persian JSON of drawn products)."""
+    if config.data is not None:
+        _title(f"Split the photos of {config.data}")
+        return demo_data.from_photos(config.data.absolute(), out / "pairs"), None
+    _title(f"Draw {config.products} products, with a few files broken on purpose")
+    sample = make_sample.run(
+        MakeSample(config.products, out / "catalogue", size=128, overwrite=(out / "catalogue").exists())
+    )
+    _title("Ingest the Persian JSON: Ray Data")
+    ingest.run(
+        Ingest(persian_json=sample / "persian", output_dir=out / "persian", image_size=128, overwrite=True)
+    )
+    names = ("train", "val", "calibration", "test")
+    return DemoData(*(sample / f"{name}.csv" for name in names)), out / "persian" / "docstore.parquet"
+
+
+def _ingest(data: DemoData, out: Path) -> dict[str, Path]:
+    _title("Ingest the pairs: Ray Data -> Parquet")
+    datasets = {name: out / "data" / name for name in ("train", "val", "calibration")}
+    for name, folder in datasets.items():
+        ingest.run(Ingest(csv=getattr(data, name), output_dir=folder, image_size=160, overwrite=True))
+    return datasets
+
+
+def _recipe(config: Demo, datasets: dict[str, Path], output: Path) -> Finetune:
+    """What trains well from scratch in minutes on two cores, for drawings and for photos."""
+    common: dict[str, Any] = {
+        "train_data": datasets["train"],
+        "val_data": datasets["val"],
+        "calibration_data": datasets["calibration"],
+        "num_workers": 2,
+        "cpus_per_worker": 1.0,
+        "batch_size": 64,
+        "learning_rate": 1e-3,
+        "output_dir": output,
+        "overwrite": True,
+    }
+    if config.data is None:
+        gentle = Augmentation(min_area=0.8, brightness=0.1, contrast=0.1)
+        return Finetune(
+            **common, model_name="scratch:tiny-clip", epochs=config.epochs or 30, augmentation=gentle
+        )
+    return Finetune(**common, model_name="scratch:resnet", epochs=config.epochs or 40)
+
+
+@contextmanager
+def _served(model: Path, index: Path) -> Iterator[None]:
+    """`serve run serve_config.yaml` as a user would start it, for the block."""
+    config = Path(__file__).parent.parent / "serve_config.yaml"
+    environment = os.environ | {
+        "CLIP_MODEL_PATH": str(model),
+        "CLIP_INDEX_PATH": str(index),
+        "RAY_AUTH_MODE": "disabled",  # a private cluster on loopback
+    }
+    environment.pop("RAY_ADDRESS", None)
+    log_path = index.parent / "serve.log"
+    executable = str(Path(sys.executable).parent / "serve")
+    with log_path.open("wb") as log:
+        server = subprocess.Popen(
+            [executable, "run", str(config)], env=environment, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for us; we stop it
+        )  # fmt: skip
+    try:
+        _wait_until_ready(server, log_path)
+        yield
+    finally:
+        server.terminate()
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def _wait_until_ready(server: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if httpx.get(f"{ADDRESS}/healthz/ready", timeout=15).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    tail = log.read_text(errors="replace")[-2000:]
+    raise InputError("not_served", f"{ADDRESS} is not ready; the server said:\n{tail}", f"See {log}.")
+
+
+def _chosen(test_csv: Path) -> list[Record]:
+    """REQUESTS test pairs, half matches and the mismatches of each kind in turn, drawn by a fixed seed."""
+    records = [item for item in sources.read_csv(test_csv) if isinstance(item, Record)]
+    random.Random(0).shuffle(records)
+    matches = [record for record in records if record.label == 1]
+    kinds = sorted({record.metadata.get("mismatch_kind", "") for record in records if record.label == 0})
+    of_kind = [
+        [r for r in records if r.label == 0 and r.metadata.get("mismatch_kind", "") == k] for k in kinds
+    ]
+    mismatches = [record for group in zip(*of_kind, strict=False) for record in group]
+    half = REQUESTS // 2
+    return matches[:half] + mismatches[: REQUESTS - half]
+
+
+def _ask(records: Sequence[Record]) -> int:
+    """Send each pair to /clip/analyze, and one search, and print the answers; how many verdicts are wrong."""
+    wrong = 0
+    print(f"{'picture':24} {'description':52} {'verdict':9} {'P(match)':>8}  right?")
+    with httpx.Client(base_url=ADDRESS, timeout=60) as client:
+        for record in records:
+            picture = Path(record.image_path)
+            answer = _ok(
+                client.post(
+                    "/clip/analyze", files={"file": picture.read_bytes()}, data={"text": record.text[:500]}
+                )
+            )
+            right = answer["is_mismatch"] == (record.label == 0)
+            wrong += not right
+            verdict = "mismatch" if answer["is_mismatch"] else "match"
+            print(
+                f"{picture.name[-24:]:24} {record.text[:52]:52} {verdict:9} {answer['match_probability']:8.3f}  "
+                f"{'right' if right else 'WRONG'}"
+            )
+        query = next((r.text for r in records if not r.text.isascii()), records[0].text)
+        hits = _ok(client.post("/search", json={"text": query, "top_k": 3}))["hits"]
+        print(f"\nsearch {query!r}:")
+        for hit in hits:
+            print(f"  {hit['score']:.3f}  {hit['passage_text'][:90]}")
+    return wrong
+
+
+def _ok(response: httpx.Response) -> dict[str, Any]:
+    """The answer's JSON. Raises InputError (bad_answer) for any status but 200."""
+    if response.status_code != 200:
+        raise InputError(
+            "bad_answer", f"{response.url}: {response.status_code} {response.text}.", "See serve.log."
+        )
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def _wait_for_ctrl_c() -> None:
+    print("Serving until Ctrl-C.")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping")
+
+
+def _title(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    command.main(Demo, run, __doc__)

@@ -1,0 +1,370 @@
+"""The HTTP contract over real HTTP, on a real Serve application with a trained model."""
+
+import base64
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_jobs.images import decode
+from serve_app import contract
+from train_jobs import scoring
+from train_jobs.encoder import Encoder
+from train_jobs.index import Index
+
+Answer = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def encoder(best_model: Path) -> Encoder:
+    return Encoder.load(best_model)
+
+
+@pytest.fixture(scope="module")
+def judged(catalogue: Path) -> list[tuple[bytes, str, int]]:
+    """Picture bytes, text and label of test pairs, both languages."""
+    with (catalogue / "test.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))[:40]
+    return [((catalogue / r["image_path"]).read_bytes(), r["text"], int(r["label"])) for r in rows]
+
+
+@pytest.fixture
+def picture(judged: list[tuple[bytes, str, int]]) -> bytes:
+    return judged[0][0]
+
+
+def analyze(client: httpx.Client, data: bytes, text: str, **form: Any) -> httpx.Response:
+    return client.post("/clip/analyze", files={"file": ("photo.jpg", data)}, data={"text": text, **form})
+
+
+def encoded(image: Image.Image, kind: str) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind)
+    return out.getvalue()
+
+
+class TestAnalyze:
+    def test_scores_are_the_encoders(
+        self, client: httpx.Client, encoder: Encoder, judged: list[tuple[bytes, str, int]]
+    ) -> None:
+        for data, text, _ in judged[:6]:
+            image = decode(data, target=encoder.spec.image_size)
+            expected = float(encoder.images([image])[0] @ encoder.texts([text])[0])
+            answer = analyze(client, data, text).json()
+            assert answer["similarity_score"] == pytest.approx(expected, abs=1e-5)
+            assert encoder.spec.threshold is not None
+            assert encoder.spec.calibration is not None
+            assert answer["threshold_used"] == encoder.spec.threshold.value
+            assert answer["is_mismatch"] == (expected < encoder.spec.threshold.value)
+            probability = float(scoring.probability(expected, encoder.spec.calibration))
+            assert answer["match_probability"] == pytest.approx(probability, abs=1e-4)
+
+    def test_it_is_more_often_right_than_wrong(
+        self, client: httpx.Client, judged: list[tuple[bytes, str, int]]
+    ) -> None:
+        right = [
+            analyze(client, data, text).json()["is_mismatch"] == (label == 0) for data, text, label in judged
+        ]
+        assert sum(right) / len(right) > 0.6
+
+    def test_the_requests_threshold_wins_and_lower_is_more_lenient(
+        self, client: httpx.Client, picture: bytes
+    ) -> None:
+        lenient = analyze(client, picture, "a red mug", threshold=-1).json()
+        strict = analyze(client, picture, "a red mug", threshold=1).json()
+        assert (lenient["is_mismatch"], lenient["threshold_used"]) == (False, -1)
+        assert (strict["is_mismatch"], strict["threshold_used"]) == (True, 1)
+
+    def test_fields_are_the_contracts(self, client: httpx.Client, picture: bytes) -> None:
+        assert set(analyze(client, picture, "a mug").json()) == {
+            "is_mismatch", "similarity_score", "threshold_used", "confidence", "match_quality",
+            "match_probability", "model",
+        }  # fmt: skip
+
+    def test_spelling_variants_of_persian_get_one_score(self, client: httpx.Client, picture: bytes) -> None:
+        persian, arabic = (analyze(client, picture, text).json() for text in ("کیف مشکی", "كيف مشكي"))
+        assert persian["similarity_score"] == pytest.approx(arabic["similarity_score"], abs=1e-6)
+
+    @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF"])
+    def test_formats_are_told_by_content(self, client: httpx.Client, picture: bytes, kind: str) -> None:
+        other = encoded(Image.open(io.BytesIO(picture)), kind)
+        assert analyze(client, other, "a mug").status_code == 200
+
+
+class TestClassify:
+    def test_scores_are_a_softmax_over_the_given_categories(
+        self, client: httpx.Client, encoder: Encoder, picture: bytes
+    ) -> None:
+        names = ["mug", "hat", "chair"]
+        answer = client.post(
+            "/clip/classify", files={"file": picture}, data={"categories": " mug, hat,chair,hat "}
+        ).json()["top_matches"]
+        image = encoder.images([decode(picture, target=encoder.spec.image_size)])[0]
+        classes = encoder.texts([f"a photo of a {name}" for name in names])
+        expected = dict(
+            zip(names, scoring.class_scores(image, classes, encoder.spec.logit_scale), strict=True)
+        )
+        assert {m["category"]: m["score"] for m in answer} == pytest.approx(expected, abs=1e-4)
+        assert [m["score"] for m in answer] == sorted((m["score"] for m in answer), reverse=True)
+        assert sum(m["score"] for m in answer) == pytest.approx(1)
+
+    def test_default_categories_and_top_k(self, client: httpx.Client, picture: bytes) -> None:
+        default = client.post("/clip/classify", files={"file": picture}).json()["top_matches"]
+        assert len(default) == 5
+        three = client.post("/clip/classify", files={"file": picture}, data={"top_k": 3}).json()
+        assert three["top_matches"] == default[:3]
+        listed = client.get("/clip/categories").json()
+        assert listed["count"] == len(listed["categories"]) >= 40
+        assert default[0]["category"] in listed["categories"]
+
+
+class TestEmbeddings:
+    def test_texts_as_openai_returns_them(self, client: httpx.Client, encoder: Encoder) -> None:
+        texts = ["a red mug", "a much longer description of a blue hat on a shelf", "ماگ قرمز"]
+        answer = client.post("/v1/embeddings", json={"input": texts, "model": "clip"}).json()
+        assert answer["object"] == "list"
+        assert [item["index"] for item in answer["data"]] == [0, 1, 2]
+        rows = np.array([item["embedding"] for item in answer["data"]])
+        np.testing.assert_allclose(rows, encoder.texts(texts), atol=1e-5)
+        assert answer["usage"]["prompt_tokens"] == sum(map(len, encoder.token_ids(texts)))
+        single = client.post("/embeddings", json={"input": texts[0]}).json()
+        np.testing.assert_allclose(single["data"][0]["embedding"], rows[0], atol=1e-5)
+
+    def test_base64_and_fewer_dimensions_of_unit_norm(self, client: httpx.Client) -> None:
+        ask = {"input": "a red mug", "dimensions": 16}
+        plain = client.post("/v1/embeddings", json=ask).json()["data"][0]["embedding"]
+        packed = client.post("/v1/embeddings", json={**ask, "encoding_format": "base64"}).json()
+        values = np.frombuffer(base64.b64decode(packed["data"][0]["embedding"]), "<f4")
+        np.testing.assert_allclose(values, plain, atol=1e-6)
+        assert np.linalg.norm(values) == pytest.approx(1, abs=1e-5)
+        assert len(values) == 16
+
+    def test_pictures_and_texts_mixed_keep_their_order(
+        self, client: httpx.Client, encoder: Encoder, picture: bytes
+    ) -> None:
+        value = base64.b64encode(picture).decode()
+        items = [{"text": "a hat"}, {"image": value}, {"image": f"data:image/jpeg;base64,{value}"}, "a mug"]
+        data = client.post("/v1/embeddings", json={"input": items}).json()["data"]
+        image = encoder.images([decode(picture, target=encoder.spec.image_size)])[0]
+        expected = [encoder.texts(["a hat"])[0], image, image, encoder.texts(["a mug"])[0]]
+        np.testing.assert_allclose([item["embedding"] for item in data], expected, atol=1e-5)
+        other = client.post("/v1/embeddings", json={"input": [value], "modality": "image"}).json()
+        np.testing.assert_allclose(other["data"][0]["embedding"], image, atol=1e-5)
+
+    def test_more_pictures_than_a_batch(
+        self, client: httpx.Client, judged: list[tuple[bytes, str, int]]
+    ) -> None:
+        items = [{"image": base64.b64encode(data).decode()} for data, _, _ in judged]
+        data = client.post("/v1/embeddings", json={"input": items}).json()["data"]
+        assert len(data) == len(items) > 16  # the served batch size
+        one = client.post("/v1/embeddings", json={"input": items[-1]}).json()["data"][0]["embedding"]
+        np.testing.assert_allclose(data[-1]["embedding"], one, atol=1e-5)
+
+
+class TestSearch:
+    def test_text_query_equals_the_library(
+        self, client: httpx.Client, encoder: Encoder, built_index: Path
+    ) -> None:
+        query = "ماگ قرمز ساده"
+        answer = client.post("/search", json={"text": query, "top_k": 5}).json()
+        expected = Index.open(built_index, encoder.spec).search(encoder.texts([query])[0], 5)
+        assert [hit["id"] for hit in answer["hits"]] == [hit.document["id"] for hit in expected]
+        assert [h["score"] for h in answer["hits"]] == pytest.approx([h.score for h in expected], abs=1e-5)
+        assert answer["index_version"] == "v001"
+        assert set(answer["hits"][0]) == {"id", "score", "title", "passage_text", "image", "metadata"}
+
+    def test_a_passage_finds_itself_in_any_spelling(self, client: httpx.Client, built_index: Path) -> None:
+        passage = client.post("/search", json={"text": "کیف", "top_k": 1}).json()["hits"][0]["passage_text"]
+        misspelt = passage.replace("ی", "ي").replace("ک", "ك")
+        best = client.post("/search", json={"text": misspelt, "top_k": 1}).json()["hits"][0]
+        assert best["passage_text"] == passage
+        assert best["score"] == pytest.approx(1, abs=1e-4)
+
+    def test_picture_query(self, client: httpx.Client, picture: bytes) -> None:
+        value = base64.b64encode(picture).decode()
+        hits = client.post("/search", json={"image": value, "top_k": 1000}).json()["hits"]
+        assert len(hits) > 100
+        assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+
+class TestHealth:
+    def test_health_live_and_ready(self, client: httpx.Client, best_model: Path) -> None:
+        assert client.get("/clip/health").json() == {
+            "status": "healthy", "service": "clip", "model_loaded": True, "device": "cpu",
+        }  # fmt: skip
+        assert client.get("/healthz/live").json() == {"status": "live"}
+        ready = client.get("/healthz/ready").json()
+        assert ready == {"status": "ready", "model": str(best_model), "index_version": "v001"}
+
+    @pytest.mark.parametrize("page", ["/docs", "/redoc"])
+    def test_docs_load_nothing_from_the_internet(self, client: httpx.Client, page: str) -> None:
+        html = client.get(page).text
+        sources = re.findall(r'(?:src|href)="([^"]+)"', html)
+        assert sources
+        for source in sources:
+            assert source.startswith("/"), source
+            assert client.get(source).status_code == 200
+
+    def test_openapi_names_the_routes(self, client: httpx.Client) -> None:
+        paths = client.get("/openapi.json").json()["paths"]
+        assert {"/clip/analyze", "/clip/classify", "/v1/embeddings", "/search", "/healthz/ready"} <= set(
+            paths
+        )
+
+
+def bomb() -> bytes:
+    return encoded(Image.new("1", (12_000, 12_000)), "PNG")
+
+
+BAD_FILES: dict[str, tuple[int, str]] = {
+    "empty": (422, "empty_file"),
+    "text": (415, "not_an_image"),
+    "bmp": (415, "unsupported_format"),
+    "truncated": (422, "truncated_image"),
+    "bomb": (413, "too_many_pixels"),
+    "11 MB": (413, "file_too_large"),
+}
+
+
+@pytest.fixture
+def bad_file(request: pytest.FixtureRequest, picture: bytes) -> bytes:
+    files: dict[str, Callable[[], bytes]] = {
+        "empty": lambda: b"",
+        "text": lambda: b"This is no picture.",
+        "bmp": lambda: encoded(Image.new("RGB", (8, 8)), "BMP"),
+        "truncated": lambda: picture[: len(picture) // 2],
+        "bomb": bomb,
+        "11 MB": lambda: picture + b"\0" * (11 * 1024 * 1024),
+    }
+    return files[request.param]()
+
+
+def check_error(response: httpx.Response, status: int, code: str) -> Answer:
+    """The contract's error shape, and nothing of our insides."""
+    assert response.status_code == status, response.text
+    body: Answer = response.json()
+    assert set(body) == {"error", "detail", "request_id"}
+    assert set(body["error"]) == {"code", "message", "suggestion"}
+    assert body["error"]["code"] == code
+    assert body["detail"] == body["error"]["message"]
+    assert body["error"]["suggestion"]
+    assert response.headers["x-request-id"] == body["request_id"]
+    assert "Traceback" not in response.text
+    return body
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("bad_file", "status", "code"),
+        [(n, *e) for n, e in BAD_FILES.items()],
+        indirect=["bad_file"],
+        ids=BAD_FILES,
+    )
+    def test_bad_pictures(self, client: httpx.Client, bad_file: bytes, status: int, code: str) -> None:
+        check_error(analyze(client, bad_file, "a mug"), status, code)
+        check_error(client.post("/clip/classify", files={"file": bad_file}), status, code)
+        value = base64.b64encode(bad_file).decode()
+        check_error(client.post("/search", json={"image": value}), status, code)
+
+    def test_texts(self, client: httpx.Client, picture: bytes) -> None:
+        assert analyze(client, picture, "x" * 500).status_code == 200
+        body = check_error(analyze(client, picture, "x" * 501), 422, "text_too_long")
+        assert "501" in body["detail"]
+        assert "500" in body["detail"]
+        check_error(analyze(client, picture, "  "), 422, "empty_text")
+
+    @pytest.mark.parametrize("threshold", ["nan", "inf", "1.5", "warm"])
+    def test_thresholds(self, client: httpx.Client, picture: bytes, threshold: str) -> None:
+        code = "bad_request" if threshold == "warm" else "bad_threshold"
+        check_error(analyze(client, picture, "a mug", threshold=threshold), 422, code)
+
+    def test_missing_and_unknown(self, client: httpx.Client, picture: bytes) -> None:
+        check_error(client.post("/clip/analyze"), 422, "bad_request")
+        check_error(client.post("/clip/analyze", data={"file": "no file", "text": "x"}), 422, "bad_request")
+        check_error(client.get("/nowhere"), 404, "not_found")
+        check_error(client.get("/clip/analyze"), 405, "method_not_allowed")
+        check_error(client.post("/search", content=b"{"), 422, "bad_request")
+        check_error(client.post("/search", json={"txt": "a"}), 422, "bad_request")
+        check_error(client.post("/search", json={}), 422, "bad_query")
+        check_error(client.post("/search", json={"text": "a", "top_k": 0}), 422, "bad_request")
+        check_error(
+            client.post("/clip/classify", files={"file": picture}, data={"top_k": 0}), 422, "bad_request"
+        )
+
+    def test_embeddings(self, client: httpx.Client) -> None:
+        def post(**body: Any) -> httpx.Response:
+            return client.post("/v1/embeddings", json=body)
+
+        check_error(post(input=[]), 422, "bad_batch")
+        check_error(post(input=["a"] * 65), 422, "bad_batch")
+        check_error(post(input=""), 422, "empty_text")
+        check_error(post(input="a", dimensions=4096), 422, "bad_dimensions")
+        check_error(post(input=[{"image": "http://127.0.0.1/x.jpg"}]), 422, "url_not_allowed")
+        check_error(post(input=[{"image": "***"}]), 422, "bad_base64")
+        check_error(post(input=[{"text": "a", "image": "a"}]), 422, "bad_input")
+        check_error(post(input=[[1, 2, 3]]), 422, "bad_request")
+
+    def test_a_body_beyond_the_limit_is_not_read(self, client: httpx.Client) -> None:
+        huge = contract.MAX_BODY_BYTES + 1
+        declared = client.build_request(
+            "POST", "/search", content=b"{}", headers={"content-length": str(huge)}
+        )
+        try:
+            check_error(client.send(declared), 413, "body_too_large")
+        except httpx.RemoteProtocolError:
+            pytest.fail("the server hung up without an answer")
+
+    def test_a_streamed_body_beyond_the_limit(self, client: httpx.Client) -> None:
+        def stream() -> Iterator[bytes]:
+            for _ in range(66):
+                yield b" " * (1 << 20)
+
+        check_error(client.post("/search", content=stream()), 413, "body_too_large")
+
+    def test_request_ids(self, client: httpx.Client) -> None:
+        named = client.get("/nowhere", headers={"x-request-id": "order-66"})
+        assert named.json()["request_id"] == "order-66"
+        hostile = client.get("/nowhere", headers={"x-request-id": 'a"b c'})
+        assert re.fullmatch(r"[0-9a-f]{32}", hostile.json()["request_id"])
+
+    def test_one_bad_picture_fails_alone_among_32(
+        self, client: httpx.Client, judged: list[tuple[bytes, str, int]]
+    ) -> None:
+        alone = [analyze(client, data, text).json()["similarity_score"] for data, text, _ in judged[:31]]
+        requests = [(data, text) for data, text, _ in judged[:31]]
+        requests.insert(7, (judged[7][0][:200], "a broken picture"))
+        with ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(lambda r: analyze(client, *r), requests))
+        check_error(answers.pop(7), 422, "truncated_image")
+        together = [answer.json()["similarity_score"] for answer in answers]
+        assert together == pytest.approx(alone, abs=1e-5)
+
+
+def test_build_refuses_another_models_index_and_a_missing_model(
+    best_model: Path, built_index: Path, trained: Path, tmp_path: Path
+) -> None:
+    from data_jobs.errors import InputError
+    from serve_app.app import build
+    from serve_app.settings import ServeArgs
+
+    with pytest.raises(InputError) as other:
+        build(ServeArgs(model=str(trained / "initial_model"), index=str(built_index)))
+    assert other.value.code == "index_of_another_model"
+    with pytest.raises(InputError) as missing:
+        build(ServeArgs(model=str(tmp_path / "nothing")))
+    assert missing.value.code == "model_not_found"
+
+
+def test_metadata_of_hits_is_json(client: httpx.Client) -> None:
+    hit = client.post("/search", json={"text": "کفش", "top_k": 1}).json()["hits"][0]
+    assert hit["metadata"]["group_id"]
+    json.dumps(hit)
