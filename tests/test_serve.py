@@ -333,8 +333,9 @@ class TestErrors:
     def test_request_ids(self, client: httpx.Client) -> None:
         named = client.get("/nowhere", headers={"x-request-id": "order-66"})
         assert named.json()["request_id"] == "order-66"
-        hostile = client.get("/nowhere", headers={"x-request-id": 'a"b c'})
-        assert re.fullmatch(r"[0-9a-f]{32}", hostile.json()["request_id"])
+        assert named.headers["x-request-id"] == "order-66"
+        made = [client.get("/nowhere").json()["request_id"] for _ in range(2)]
+        assert made[0] != made[1]
 
     def test_one_bad_picture_fails_alone_among_32(
         self, client: httpx.Client, judged: list[tuple[bytes, str, int]]

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging
 
 from data_jobs.errors import InputError
@@ -16,6 +16,7 @@ HUB_TIMEOUT_S = 5.0
 """How long one question to the hub may take before we say that it cannot be reached."""
 
 _SMALL_FILES = ["*.json", "*.txt", "*.model"]
+_WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference
 
 
 def local_folder(name: str | Path) -> tuple[Path, str | None]:
@@ -36,12 +37,11 @@ def local_folder(name: str | Path) -> tuple[Path, str | None]:
     repo = str(name)
     if repo.startswith((".", "/", "~")) or repo.count("/") > 1:
         raise InputError("model_not_found", f"There is no directory {repo}.", "Check the path.")
-    if isinstance(try_to_load_from_cache(repo, "config.json"), str):
-        snapshot = Path(snapshot_download(repo, local_files_only=True))
-        return snapshot, snapshot.name
     try:
+        if (cached := _cached(repo)) is not None:
+            return cached, cached.name
         info = HfApi().model_info(repo, timeout=HUB_TIMEOUT_S)
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
             "model_not_found", f"There is neither a directory nor a hub model {repo!r}.", "Check the name."
         ) from error
@@ -54,9 +54,23 @@ def local_folder(name: str | Path) -> tuple[Path, str | None]:
             "demo_output/model/best_model, or download the model where there is a network and copy it here.",
         ) from error
     files = [sibling.rfilename for sibling in info.siblings or []]
-    weights = "*.safetensors" if any(f.endswith(".safetensors") for f in files) else "*.bin"
+    weights = _WEIGHTS[0] if any(f.endswith(".safetensors") for f in files) else _WEIGHTS[1]
     snapshot = Path(snapshot_download(repo, allow_patterns=[*_SMALL_FILES, weights]))
     return snapshot, snapshot.name
+
+
+def _cached(repo: str) -> Path | None:
+    """The snapshot of `repo` in the hub's cache, if all that we need of it is there."""
+    for weights in _WEIGHTS:
+        try:
+            snapshot = Path(
+                snapshot_download(repo, allow_patterns=[*_SMALL_FILES, weights], local_files_only=True)
+            )
+        except LocalEntryNotFoundError:  # not there, or a download that broke off
+            continue
+        if (snapshot / "config.json").is_file() and any(snapshot.glob(weights)):
+            return snapshot
+    return None
 
 
 @contextmanager

@@ -111,7 +111,7 @@ class Encoder:
                 self.tokenizer.save_pretrained(aside)
             processor.save_pretrained(aside)
             self.spec = self.spec.replace(weights_sha256=checkpoints.weights_sha256(aside))
-            (aside / FILE).write_text(self.spec.to_json())
+            (aside / FILE).write_text(self.spec.to_json(), encoding="utf-8")
         return self.spec
 
     def pixels(self, image: Image.Image) -> Pixels:

@@ -71,19 +71,25 @@ class Index:
         folder = Path(folder)
         try:
             version = folder / (folder / CURRENT).read_text().strip()
-            facts = json.loads((version / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
+            manifest = Manifest(**json.loads((version / MANIFEST).read_text()))
+        except (OSError, ValueError, TypeError) as error:  # TypeError: not the fields of Manifest
             raise InputError(
                 "not_an_index",
                 f"{folder} is no index ({error}).",
                 "Build one: python -m train_jobs.build_index --model M --docstore F --output-dir DIR",
             ) from error
-        manifest = Manifest(**facts)
+        if manifest.format_version != FORMAT_VERSION:
+            raise InputError(
+                "not_an_index",
+                f"{version} has format {manifest.format_version}; this is {FORMAT_VERSION}.",
+                "Use the Catalens release that wrote it, or build the index again.",
+            )
         for name in _FILES:
-            if _sha256(version / name) != manifest.checksums[name]:
+            whole = (version / name).is_file() and _sha256(version / name) == manifest.checksums.get(name)
+            if not whole:
                 raise InputError(
                     "index_damaged",
-                    f"{version / name} does not have the checksum of its manifest.",
+                    f"{version / name} is missing or does not have the checksum of its manifest.",
                     "Copy the index again or rebuild it.",
                 )
         index = cls(faiss.read_index(str(version / _FILES[0])), pq.read_table(version / _FILES[1]), manifest)

@@ -67,18 +67,26 @@ class PairData:
         )
 
     def with_mismatches(self, seed: int = 0) -> "PairData":
-        """These pairs; if all of them match, with one random mismatch for each (scores need both labels)."""
+        """These pairs; if all of them match, with a random mismatch for each (scores need both labels).
+
+        A text that the data pairs with the same picture elsewhere is no mismatch, and its draw is left out.
+        """
         if (self.labels == 0).any():
             return self
-        chosen = mismatched(self.text_groups, hard_fraction=0.0, seed=seed)
+        fitting = set(zip(self.picture_ids, self.text_groups, strict=True))
+        chosen = [
+            (i, j)
+            for i, j, _ in mismatched(self.text_groups, hard_fraction=0.0, seed=seed)
+            if (self.picture_ids[i], self.text_groups[j]) not in fitting
+        ]
         if not chosen:
             raise InputError(
                 "one_group",
                 "All pairs describe the same thing, so no mismatch can be made of them.",
                 "Add pairs of other products.",
             )
-        pictures = self.take([i for i, _, _ in chosen])
-        others = self.take([j for _, j, _ in chosen])
+        pictures = self.take([i for i, _ in chosen])
+        others = self.take([j for _, j in chosen])
         return PairData(
             images=pa.chunked_array([*self.images.chunks, *pictures.images.chunks]),
             picture_ids=self.picture_ids + pictures.picture_ids,

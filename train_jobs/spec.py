@@ -32,7 +32,7 @@ class Calibration:
     prevalence: float  # share of matches in those pairs, 0..1
 
     def __post_init__(self) -> None:
-        if self.slope <= 0:
+        if not self.slope > 0:  # NaN neither
             raise ValueError(
                 f"The calibration slope is {self.slope}; a higher cosine must mean a likelier match."
             )
@@ -98,21 +98,21 @@ class ModelSpec:
     @classmethod
     def from_json(cls, content: str, where: str = FILE) -> "ModelSpec":
         """Parse strictly. Raises InputError (bad_spec) that names each missing or unknown field."""
-        facts = json.loads(content)
-        version = facts.pop("format_version", None)
-        names = {field.name for field in dataclasses.fields(cls)}
-        missing, unknown = sorted(names - facts.keys()), sorted(facts.keys() - names)
-        if version != FORMAT_VERSION or missing or unknown:
-            raise InputError(
-                "bad_spec",
-                f"{where} has format {version} (this is {FORMAT_VERSION}), lacks {missing}, "
-                f"and has the unknown fields {unknown}.",
-                "Use the Catalens release that wrote it, or train again.",
-            )
-        if facts["calibration"] is not None:
-            facts["calibration"] = Calibration(**facts["calibration"])
-        if facts["threshold"] is not None:
-            facts["threshold"] = Threshold(**facts["threshold"])
+        try:
+            facts = json.loads(content)
+        except ValueError as error:
+            raise _bad_spec(f"{where} is no JSON ({error}).") from error
+        version = facts.pop("format_version", None) if isinstance(facts, dict) else None
+        if version != FORMAT_VERSION:
+            raise _bad_spec(f"{where} has format {version}; this is {FORMAT_VERSION}.")
+        _require_fields(cls, facts, where)
+        for name, part in (("calibration", Calibration), ("threshold", Threshold)):
+            if facts[name] is not None:
+                _require_fields(part, facts[name], f"The {name} of {where}")
+                try:
+                    facts[name] = part(**facts[name])
+                except ValueError as error:
+                    raise _bad_spec(f"{where}: {error}") from error
         for name in ("image_mean", "image_std"):
             facts[name] = tuple(facts[name])
         return cls(**facts)
@@ -121,7 +121,21 @@ class ModelSpec:
     def read(cls, folder: str | Path) -> "ModelSpec | None":
         """The spec beside the weights in `folder`, or None for a plain checkpoint."""
         path = Path(folder) / FILE
-        return cls.from_json(path.read_text(), str(path)) if path.is_file() else None
+        return cls.from_json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
 
     def replace(self, **changes: Any) -> "ModelSpec":
         return dataclasses.replace(self, **changes)
+
+
+def _require_fields(kind: type, facts: Any, where: str) -> None:
+    """Raise InputError (bad_spec) unless `facts` has the fields of the dataclass `kind`, all and no other."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    found = set(facts) if isinstance(facts, dict) else set()
+    if found != names:
+        raise _bad_spec(
+            f"{where} lacks {sorted(names - found)}, and has the unknown fields {sorted(found - names)}."
+        )
+
+
+def _bad_spec(message: str) -> InputError:
+    return InputError("bad_spec", message, "Use the Catalens release that wrote it, or train again.")
