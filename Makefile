@@ -38,8 +38,8 @@ format: install ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: install ## every number of README.md, measured on this machine
-	$(BIN)/python -m benchmarks.pipeline
+bench: install ## the numbers of README.md that need no training, measured on this machine
+	$(BIN)/python -m benchmarks.verdict_hop
 
 clean: ## remove the environment and everything the demo made
 	rm -rf $(VENV) demo_output demo_output_photos .mypy_cache .ruff_cache .pytest_cache

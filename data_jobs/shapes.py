@@ -116,35 +116,6 @@ def mug() -> list[Part]:
     ]
 
 
-def teapot() -> list[Part]:
-    """A round teapot with a spout, a handle and a lid."""
-    spout = _smooth([(30, 78), (18, 62), (14, 42), (2, 34), (6, 26), (22, 34), (28, 50), (40, 56)])
-    return [
-        _tube(_oval(74, 58, 20, 20, -95, 85), 7),
-        _fill(spout),
-        _fill(_box(34, 82, 66, 91, 3)),
-        _fill(_oval(50, 60, 31, 27)),
-        _fill(_oval(50, 36, 20, 15, 180, 360)),
-        _fill(_oval(50, 17, 6, 6)),
-        _seam(_oval(50, 36, 24, 4, 10, 170)),
-    ]
-
-
-def plate() -> list[Part]:
-    """A plate from above between a fork and a knife."""
-    tines = [_tube([(x, 24), (x, 44)], 2.2, Paint.METAL) for x in (3.5, 8.5, 13.5)]
-    return [
-        *tines,
-        _tube([(8.5, 48), (8.5, 86)], 3.5, Paint.METAL),
-        _fill(_oval(8.5, 44, 7, 8, 0, 180), Paint.METAL),
-        _fill(_smooth([(89, 18), (96, 24), (97, 56), (89, 56)], rounds=2), Paint.METAL),
-        _tube([(92, 58), (92, 86)], 4, Paint.METAL),
-        _fill(_oval(50, 52, 33, 33)),
-        _seam(_oval(50, 52, 23, 23), 1.6),
-        _seam(_oval(50, 52, 21, 21, 100, 260), 1.6, Paint.BODY_SHADE),
-    ]
-
-
 def bottle() -> list[Part]:
     """A bottle with a narrow neck and a dark cap."""
     left = [
@@ -160,30 +131,6 @@ def bottle() -> list[Part]:
         _seam([(54, 3), (54, 12)], 1.2, Paint.METAL),
         _seam([(31, 50), (69, 50)]),
         _seam([(31, 90), (69, 90)]),
-    ]
-
-
-def vase() -> list[Part]:
-    """A round vase with a few leafy twigs."""
-    stems = [
-        _smooth([(50, 42), (48, 24), (38, 6)], closed=False),
-        _smooth([(50, 42), (51, 20), (52, 2)], closed=False),
-        _smooth([(50, 42), (54, 26), (66, 10)], closed=False),
-    ]
-    leaf = [(0, -9), (4, -3), (4, 3), (0, 9), (-4, 3), (-4, -3)]
-    places = [(35, 9), (43, 23), (52, 9), (47, 15), (67, 10), (59, 24)]
-    leaves: list[Points] = [[(x + u + v * (50 - x) / 25, y + v) for u, v in leaf] for x, y in places]
-    left = _smooth(
-        [(36, 35), (36, 35), (42, 42), (42, 48), (22, 60), (24, 84), (38, 92), (36, 98), (36, 98)],
-        closed=False,
-    )
-    return [
-        *(_seam(stem, 1.8, Paint.LEAF) for stem in stems),
-        *(_fill(_smooth(points, rounds=1), Paint.LEAF) for points in leaves),
-        _fill(_both(left)),
-        _fill(_oval(50, 35, 14, 3), Paint.BODY_SHADE),
-        _seam([(41, 47), (59, 47)]),
-        _seam([(37, 93), (63, 93)]),
     ]
 
 
@@ -250,19 +197,6 @@ def shoe() -> list[Part]:
     ]
 
 
-def sock() -> list[Part]:
-    """A sock with a ribbed cuff."""
-    leg = [(34, 2), (66, 2), (66, 46), (64, 58), (36, 82), (22, 96), (6, 96), (4, 80), (34, 54)]
-    outline = [*leg[:2], *_smooth(leg[2:], closed=False)]
-    return [
-        _fill(outline),
-        _fill(_box(32, 2, 68, 16, 3), Paint.BODY_SHADE),
-        *(_seam([(x, 4), (x, 14)], 1.1) for x in (38, 44, 50, 56, 62)),
-        _seam(_smooth([(66, 50), (50, 50), (48, 70)], closed=False)),
-        _seam(_smooth([(15, 71), (20, 82), (27, 91)], closed=False)),
-    ]
-
-
 def backpack() -> list[Part]:
     """A backpack with dark straps and a front pocket."""
     return [
@@ -281,36 +215,6 @@ def backpack() -> list[Part]:
         _seam([(27, 68), (73, 68)], 1.5),
         _fill(_box(46, 66, 54, 74, 2), Paint.METAL),
         _fill(_box(43, 36, 57, 45, 2), Paint.PALE),
-    ]
-
-
-def handbag() -> list[Part]:
-    """A handbag with an arched handle and a clasp."""
-    bag = _both([(18, 40), (6, 88), *_mirror(_oval(88, 88, 6, 8, 0, 90))])
-    flap = [(18, 40), (82, 40), (78, 60), *_oval(50, 60, 28, 10, 0, 180)]
-    return [
-        _tube(_oval(50, 40, 24, 33, 180, 360), 5.5),
-        _fill(bag),
-        _fill(flap),
-        _fill(_box(44, 63, 56, 76, 3), Paint.METAL),
-        _fill(_oval(26, 42, 3, 3), Paint.METAL),
-        _fill(_oval(74, 42, 3, 3), Paint.METAL),
-        _seam([(11, 90), (89, 90)], 1.2),
-    ]
-
-
-def watch() -> list[Part]:
-    """A wristwatch with its strap stretched out."""
-    holes = [_fill(_oval(50, y, 1.8, 1.8), Paint.DARK, rim=False) for y in (80, 86, 92)]
-    return [
-        _fill([(37, 4), *_oval(50, 4, 13, 2, 180, 360), (66, 38), (34, 38)]),
-        _fill([(34, 62), (66, 62), (62, 96), *_oval(50, 96, 12, 4, 0, 180)]),
-        _fill(_box(35, 0, 65, 5, 1.5), Paint.METAL),
-        *holes,
-        _fill(_box(73, 46, 79, 54, 1), Paint.METAL),
-        _fill(_oval(50, 50, 26, 26)),
-        _fill(_oval(50, 50, 19, 19), Paint.PALE),
-        *_dial(50, 50, 17, 4),
     ]
 
 
@@ -470,17 +374,11 @@ def toy_car() -> list[Part]:
 
 SHAPES: dict[str, Callable[[], list[Part]]] = {
     "mug": mug,
-    "teapot": teapot,
-    "plate": plate,
     "bottle": bottle,
-    "vase": vase,
     "t-shirt": t_shirt,
     "hat": hat,
     "shoe": shoe,
-    "sock": sock,
     "backpack": backpack,
-    "handbag": handbag,
-    "watch": watch,
     "umbrella": umbrella,
     "chair": chair,
     "sofa": sofa,

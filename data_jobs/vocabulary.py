@@ -53,17 +53,11 @@ class Background:
 
 KINDS: tuple[Kind, ...] = (
     Kind("mug", "ماگ"),
-    Kind("teapot", "قوری"),
-    Kind("plate", "بشقاب"),
     Kind("bottle", "بطری"),
-    Kind("vase", "گلدان"),
     Kind("t-shirt", "تی‌شرت"),
     Kind("hat", "کلاه"),
     Kind("shoe", "کفش"),
-    Kind("sock", "جوراب"),
     Kind("backpack", "کوله‌پشتی"),
-    Kind("handbag", "کیف دستی"),
-    Kind("watch", "ساعت مچی"),
     Kind("umbrella", "چتر"),
     Kind("chair", "صندلی"),
     Kind("sofa", "مبل"),

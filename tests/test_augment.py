@@ -87,14 +87,7 @@ def test_flip_only_mirrors() -> None:
     assert 16 <= int(is_mirrored.sum()) <= 48  # half of 64, within four standard deviations
 
 
-TOO_SMALL = pytest.mark.xfail(
-    strict=True, reason="above 0.8 clamping width and height after the aspect ratio shrinks the crop below it"
-)
-
-
-@pytest.mark.parametrize(
-    "min_area", [0.3, 0.5, 0.8, pytest.param(0.9, marks=TOO_SMALL), pytest.param(0.97, marks=TOO_SMALL)]
-)
+@pytest.mark.parametrize("min_area", [0.3, 0.5, 0.8, 0.9, 0.97])
 def test_crops_keep_at_least_min_area(min_area: float) -> None:
     how = Augmentation(min_area=min_area, flip=False, brightness=0, contrast=0)
     wide, high = _extents(views(_ramps(2000), 48, how, _seed()))

@@ -163,6 +163,8 @@ def test_a_missing_path_is_refused_without_asking_the_hub(name: str | Path) -> N
 
 def test_the_weights_hash_is_of_all_shards_in_name_order(tmp_path: Path) -> None:
     assert weights_sha256(tmp_path) is None
+    (tmp_path / "pytorch_model.bin").write_bytes(b"older")
+    assert weights_sha256(tmp_path) == hashlib.sha256(b"older").hexdigest()
     (tmp_path / "b.safetensors").write_bytes(b"second")
     (tmp_path / "a.safetensors").write_bytes(b"first ")
     (tmp_path / "config.json").write_bytes(b"not weights")

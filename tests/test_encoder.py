@@ -302,6 +302,19 @@ def test_a_plain_checkpoint_gets_its_spec_from_its_configuration(clip: Encoder, 
     np.testing.assert_allclose(loaded.texts(TEXTS), texts, atol=1e-4)
 
 
+def test_older_checkpoints_are_told_apart_by_their_weights_too(clip: Encoder, tmp_path: Path) -> None:
+    hashes = set()
+    for name in ("a", "b"):  # two random initialisations
+        folder = _plain_checkpoint(tmp_path / name, clip)
+        expected = Encoder.load(folder, device="cpu").texts(TEXTS)
+        torch.save(CLIPModel.from_pretrained(folder).state_dict(), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+        loaded = Encoder.load(folder, device="cpu")
+        np.testing.assert_array_equal(loaded.texts(TEXTS), expected)
+        hashes.add(loaded.spec.model_hash)
+    assert len(hashes) == 2
+
+
 def test_a_plain_checkpoint_may_squash(clip: Encoder, tmp_path: Path) -> None:
     folder = _plain_checkpoint(tmp_path, clip, size={"height": 32, "width": 32}, do_center_crop=False)
     loaded = Encoder.load(folder, device="cpu")

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +128,7 @@ def test_a_text_paired_with_the_same_picture_elsewhere_is_no_mismatch(
     photos: Path, tmp_path: Path, seed: int
 ) -> None:
     """Two captions of one photo, without group_id: two text groups, and yet both describe the photo."""
-    rows = [
-        (f"{i}.png", describe(PRODUCTS[i], language), 1) for i in range(3) for language in ("en", "fa")
-    ]
+    rows = [(f"{i}.png", describe(PRODUCTS[i], language), 1) for i in range(3) for language in ("en", "fa")]
     opened = _dataset(photos, tmp_path / "captions", rows, "image_path,text,label")
     truth = set(zip(opened.picture_ids, opened.texts, strict=True))
     assert len(truth) == len(set(opened.text_groups)) == 6
@@ -219,17 +218,17 @@ def test_an_epoch_is_decided_by_seed_and_number() -> None:
 def test_batches_are_full_and_hold_each_row_once(count: int, batch_size: int, sizes: list[int]) -> None:
     batches = _epoch(count, batch_size)
     assert [len(batch) for batch in batches] == sizes
-    rows = sum(batches, [])
+    rows = list(chain(*batches))
     assert len(set(rows)) == len(rows) and set(rows) <= set(range(count))
 
 
 def test_the_rows_left_out_are_others_in_another_epoch() -> None:
-    left_out = [set(range(13)) - set(sum(_epoch(13, 4, epoch=epoch), [])) for epoch in range(40)]
+    left_out = [set(range(13)) - set(chain(*_epoch(13, 4, epoch=epoch))) for epoch in range(40)]
     assert set.union(*left_out) == set(range(13))
 
 
 def test_batches_are_shuffled() -> None:
-    rows = sum(_epoch(1000, 10), [])
+    rows = list(chain(*_epoch(1000, 10)))
     assert rows != sorted(rows)
     assert abs(np.corrcoef(rows, range(1000))[0, 1]) < 0.1
 

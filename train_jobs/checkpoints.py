@@ -86,8 +86,8 @@ def quiet() -> Iterator[None]:
 
 
 def weights_sha256(folder: Path) -> str | None:
-    """SHA-256 over the safetensors files of `folder` in name order; None if there are none."""
-    files = sorted(folder.glob("*.safetensors"))
+    """SHA-256 over the weight files of `folder` (safetensors, else .bin) in name order; None without any."""
+    files = next((found for kind in _WEIGHTS if (found := sorted(folder.glob(kind)))), [])
     if not files:
         return None
     digest = hashlib.sha256()

@@ -74,6 +74,8 @@ class Finetune:
     """Share of all steps with a rising learning rate."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
+    label_smoothing: float = 0.0
+    """Share of the contrastive target that is spread over all candidates."""
     precision: Precision = "auto"
     """auto uses bfloat16 where the device computes it fast."""
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -181,6 +183,7 @@ def _fit(
             weight_decay=config.weight_decay,
             warmup=config.warmup,
             gradient_clip=config.gradient_clip,
+            label_smoothing=config.label_smoothing,
             precision=config.precision,
             augmentation=config.augmentation,
             seed=config.seed,

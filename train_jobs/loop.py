@@ -48,6 +48,7 @@ class Schedule:
     weight_decay: float
     warmup: float  # share of all steps
     gradient_clip: float
+    label_smoothing: float
     precision: Precision
     augmentation: Augmentation
     seed: int
@@ -94,7 +95,9 @@ def train(
             with autocast():
                 images, texts, scale, bias = model(batch.pixels, batch.input_ids, batch.attention_mask)
             if schedule.loss == "contrastive":
-                loss = losses.contrastive(images, texts, batch.image_groups, batch.text_groups, scale)
+                loss = losses.contrastive(
+                    images, texts, batch.image_groups, batch.text_groups, scale, schedule.label_smoothing
+                )
                 loss = loss + 0.0 * bias  # DDP wants a gradient, if only zero, for every parameter
             else:
                 loss = losses.pairs(images, texts, batch.labels, scale, bias)

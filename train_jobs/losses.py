@@ -18,14 +18,20 @@ NO_GROUP = -1
 
 
 def contrastive(
-    images: Tensor, texts: Tensor, image_groups: Tensor, text_groups: Tensor, scale: Tensor
+    images: Tensor,
+    texts: Tensor,
+    image_groups: Tensor,
+    text_groups: Tensor,
+    scale: Tensor,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Symmetric multi-positive InfoNCE in float32.
 
     images [n, D] and texts [m, D], unit norm, of this worker (n and m are each equal on all workers);
     groups int64 [n] and [m]: a picture and a text are a match if their groups are equal. Each anchor's target is
-    uniform over its positives (Khosla et al. 2020, L_out); anchors without a positive are left out. Returns this
-    worker's share, float32 []: the mean over workers is the loss of the whole batch.
+    uniform over its positives (Khosla et al. 2020, L_out), less `label_smoothing` of it spread over all candidates;
+    anchors without a positive are left out. Returns this worker's share, float32 []: the mean over workers is the
+    loss of the whole batch.
     """
     all_images, all_texts = gather(images), gather(texts)
     all_image_groups, all_text_groups = _gather_plain(image_groups), _gather_plain(text_groups)
@@ -34,19 +40,29 @@ def contrastive(
         (texts, all_images, text_groups, all_image_groups),
     )
     return sum(
-        (_one_way(*direction, scale) for direction in directions), torch.zeros((), device=images.device)
+        (_one_way(*direction, scale, label_smoothing) for direction in directions),
+        torch.zeros((), device=images.device),
     ) / len(directions)
 
 
 def _one_way(
-    anchors: Tensor, candidates: Tensor, anchor_groups: Tensor, candidate_groups: Tensor, scale: Tensor
+    anchors: Tensor,
+    candidates: Tensor,
+    anchor_groups: Tensor,
+    candidate_groups: Tensor,
+    scale: Tensor,
+    smoothing: float,
 ) -> Tensor:
     logits = scale * anchors.float() @ candidates.float().T  # [n, M]
-    logits = logits.masked_fill(candidate_groups[None] == NO_GROUP, float("-inf"))
-    positive = (anchor_groups[:, None] == candidate_groups[None]) & (anchor_groups[:, None] != NO_GROUP)
+    padding = candidate_groups[None] == NO_GROUP
+    log_share = torch.log_softmax(logits.masked_fill(padding, float("-inf")), dim=1).masked_fill(padding, 0)
+    positive = (anchor_groups[:, None] == candidate_groups[None]) & ~padding
     count = positive.sum(1)
-    log_likelihood = torch.log_softmax(logits, dim=1).masked_fill(~positive, 0).sum(1)
-    loss = -(log_likelihood / count.clamp(min=1)).sum()
+    likelihood = log_share.masked_fill(~positive, 0).sum(1) / count.clamp(min=1)
+    if smoothing:
+        anywhere = log_share.sum(1) / (~padding).sum().clamp(min=1)
+        likelihood = (1 - smoothing) * likelihood + smoothing * anywhere
+    loss = -likelihood[count > 0].sum()
     anchors_everywhere = (count > 0).sum()
     if _workers() > 1:
         dist.all_reduce(anchors_everywhere)

@@ -1,7 +1,7 @@
 """Models to train from scratch, by name: for the demo, for tests, and where no pretrained weights can be had.
 
     --model-name scratch:tiny-clip   transformers CLIPModel, a small vision transformer, 16 patches of 64 px pictures
-    --model-name scratch:resnet      transformers VisionTextDualEncoderModel, a residual network at 112 px
+    --model-name scratch:resnet      transformers VisionTextDualEncoderModel, a residual network at 96 px
 
 Both bring their own byte-level BPE tokenizer, trained on the training texts, so any language works.
 """
@@ -20,6 +20,7 @@ from transformers import (
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
 )
+from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from data_jobs import text
 from data_jobs.errors import InputError
@@ -121,7 +122,7 @@ def _tiny_clip(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTraine
 
 
 def _resnet(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTrainedModel:
-    widths = [48, 96, 192, 384]
+    widths = [32, 64, 128, 256]
     vision = ResNetConfig(
         embedding_size=widths[0],
         hidden_sizes=widths,
@@ -130,20 +131,36 @@ def _resnet(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTrainedMo
         hidden_size=widths[-1],  # what VisionTextDualEncoderModel projects from
     )
     text_tower = BertConfig(
-        hidden_size=192,
-        intermediate_size=384,
-        num_hidden_layers=2,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=1,
         num_attention_heads=4,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        initializer_range=0.09,
         vocab_size=len(tokenizer),
         max_position_embeddings=CONTEXT_LENGTH,
         pad_token_id=tokenizer.pad_token_id,
         type_vocab_size=1,
     )
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text_tower, projection_dim=192)
-    return VisionTextDualEncoderModel(config)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text_tower, projection_dim=128)
+    model = VisionTextDualEncoderModel(config)
+    with torch.no_grad():
+        for module in model.vision_model.modules():
+            if isinstance(
+                module, ResNetBasicLayer
+            ):  # residual branches start at zero (Goyal et al. 2017, 5.1)
+                module.layer[-1].normalization.weight.zero_()
+        # The text tower starts as a bag of words: its pooled first token holds nothing of its own and positions
+        # nothing yet, so that attention fills it with the words. As initialised, all texts look nearly the same.
+        embeddings = model.text_model.embeddings
+        embeddings.word_embeddings.weight[tokenizer.bos_token_id].zero_()
+        embeddings.position_embeddings.weight.zero_()
+        embeddings.token_type_embeddings.weight.zero_()
+    return model
 
 
 RECIPES: dict[str, tuple[Family, int, Callable[[PreTrainedTokenizerFast, int], PreTrainedModel]]] = {
     "scratch:tiny-clip": ("clip", 64, _tiny_clip),
-    "scratch:resnet": ("dual", 112, _resnet),
+    "scratch:resnet": ("dual", 96, _resnet),
 }

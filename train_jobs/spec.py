@@ -68,7 +68,7 @@ class ModelSpec:
     threshold: Threshold | None
     metrics: dict[str, float]  # held-out, of the run that made the weights
     data_fingerprint: str | None  # of the training dataset's report.json
-    weights_sha256: str | None  # of the safetensors files; None until saved
+    weights_sha256: str | None  # of the weight files; None until saved
 
     def __post_init__(self) -> None:
         if self.text_normalizer != text.VERSION:
