@@ -7,6 +7,7 @@ when it is imported.
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -139,6 +140,20 @@ def test_a_hub_model_is_downloaded_once_and_completed_if_it_broke_off(hub: Any, 
     assert files[2] == {"model.safetensors"}
     assert (other, malformed) == ("model_not_found", "model_not_found")
     assert asked[4] == set()
+
+
+def test_a_download_of_an_older_release_that_broke_off_is_completed(hub: Any, tmp_path: Path) -> None:
+    """huggingface_hub before 2.0 kept no list of the files that a snapshot should hold."""
+    code = f"""
+import json, os
+from train_jobs.checkpoints import local_folder
+print(json.dumps(sorted(os.listdir(local_folder("{REPO}")[0]))))
+"""
+    assert _process(code, hub.server_port, tmp_path) == NEEDED
+    (cached,) = tmp_path.glob("hub/models--*")
+    shutil.rmtree(cached / "trees", ignore_errors=True)
+    (cached / "snapshots" / COMMIT / "model.safetensors").unlink()
+    assert _process(code, hub.server_port, tmp_path) == NEEDED
 
 
 def test_a_directory_is_itself(tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def test_plain_transformers_computes_the_same_embeddings(
     mine.save(tmp_path / "model")
     photos = _photos([(w, h) for w, h in SIZES if max(w, h) < 40 * min(w, h)])
     images, texts = _plain_clip(tmp_path / "model", photos)
-    np.testing.assert_allclose(mine.images(photos), images, atol=1e-4)
-    np.testing.assert_allclose(mine.texts(TEXTS), texts, atol=1e-4)
+    np.testing.assert_allclose(mine.images(photos), images, atol=5e-6)
+    np.testing.assert_allclose(mine.texts(TEXTS), texts, atol=5e-6)
 
 
 @pytest.mark.parametrize("resize", ["crop", "squash"])
