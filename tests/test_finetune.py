@@ -1,7 +1,9 @@
 """A real Ray Train run of two workers, from CSV files to a calibrated model on disk."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,19 +95,46 @@ def test_pairs_loss_lowers_the_loss_and_learns_scale_and_bias(
 def test_an_error_in_a_worker_reaches_the_caller_as_itself(
     ray_cluster: None, catalogue: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="cannot be split over 2 workers") as raised:
+    with pytest.raises(InputError, match="The loss is nan") as raised:
         finetune.run(
             Finetune(
                 train_csv=catalogue / "val.csv",
                 val_csv=catalogue / "test.csv",
                 model_name="scratch:tiny-clip",
-                batch_size=33,
+                learning_rate=float("inf"),
                 num_workers=2,
                 cpus_per_worker=1,
                 output_dir=tmp_path / "out",
             )
         )
-    assert raised.value.code == "batch_not_divisible"
+    assert raised.value.code == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"train_csv": Path("nowhere.csv")}, "missing_source"),
+        ({"train_csv": None}, "bad_arguments"),
+        ({"calibration_data": Path("nowhere")}, "not_a_dataset"),
+        ({"model_name": "scratch:huge"}, "unknown_recipe"),
+        ({"model_name": "./nowhere"}, "model_not_found"),
+        ({"batch_size": 33, "num_workers": 2}, "batch_not_divisible"),
+    ],
+)
+def test_a_wrong_flag_costs_no_earlier_model(
+    trained: Path, catalogue: Path, changes: dict[str, Any], code: str
+) -> None:
+    right = Finetune(
+        train_csv=catalogue / "train.csv",
+        val_csv=catalogue / "val.csv",
+        model_name="scratch:tiny-clip",
+        output_dir=trained,
+        overwrite=True,
+    )
+    with pytest.raises(InputError) as raised:
+        finetune.run(dataclasses.replace(right, **changes))
+    assert raised.value.code == code
+    assert (trained / "best_model" / "spec.json").is_file()
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(trained: Path, catalogue: Path) -> None:

@@ -27,7 +27,7 @@ from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
-from data_jobs import command, dataset, progress
+from data_jobs import command, dataset, progress, sources
 from data_jobs.artefacts import refuse_overwrite, write_file
 from data_jobs.errors import InputError
 from data_jobs.session import connected
@@ -99,6 +99,7 @@ def run(config: Finetune) -> dict[str, Any]:
     """Train, calibrate, save; returns the summary that is also printed. Raises InputError."""
     output = config.output_dir.absolute()
     refuse_overwrite(output, marker=MARKER, overwrite=config.overwrite)
+    _check_inputs(config)
     if output.exists():
         shutil.rmtree(output)
     output.mkdir(parents=True)
@@ -114,7 +115,7 @@ def run(config: Finetune) -> dict[str, Any]:
         f"train {len(train_data)} pairs, validation {len(val_data)}, calibration {len(held_out)} "
         f"({int((held_out.labels == 1).sum())} matches)"
     )
-    start = _starting_point(config, train_data, output)
+    start, revision = _starting_point(config, train_data, output)
     best, final, history = _fit(config, start, train_data, val_data, output)
     curves.save_training_curve(history, output / "training_curve.png")
     write_file(output / "history.json", json.dumps(history, indent=2))
@@ -123,7 +124,9 @@ def run(config: Finetune) -> dict[str, Any]:
         with checkpoint.as_directory() as folder:
             encoder = Encoder.load(folder)
         summary[name] = _calibrate(encoder, held_out, config, history)
-        encoder.spec = encoder.spec.replace(data_fingerprint=train_data.fingerprint)
+        encoder.spec = encoder.spec.replace(
+            base_model=config.model_name, base_revision=revision, data_fingerprint=train_data.fingerprint
+        )
         encoder.save(output / name)
     print(
         f"best_model: calibration AUROC {summary['best_model']['auroc']:.3f}, threshold "
@@ -132,15 +135,40 @@ def run(config: Finetune) -> dict[str, Any]:
     return summary
 
 
+def _check_inputs(config: Finetune) -> None:
+    """Raise InputError for what can be known to be wrong before an earlier output is replaced."""
+    for role, folder, csv in _sources(config):
+        if (folder is None) == (csv is None):
+            raise InputError("bad_arguments", f"Give either --{role}-data or --{role}-csv.", "See --help.")
+        if csv is not None:
+            next(sources.read_csv(csv, config.image_base_path), None)
+        elif folder is not None:
+            dataset.read_report(folder)
+    if config.calibration_data is not None:
+        dataset.read_report(config.calibration_data)
+    if config.model_name.startswith(scratch.PREFIX):
+        scratch.check_name(config.model_name)
+    else:
+        local_folder(config.model_name)
+    if config.batch_size % config.num_workers:
+        raise InputError(
+            "batch_not_divisible",
+            f"The batch size {config.batch_size} cannot be split over {config.num_workers} workers.",
+            "Use a multiple of --num-workers.",
+        )
+
+
+def _sources(config: Finetune) -> tuple[tuple[str, Path | None, Path | None], ...]:
+    return (
+        ("train", config.train_data, config.train_csv),
+        ("val", config.val_data, config.val_csv),
+    )
+
+
 def _datasets(config: Finetune, output: Path) -> dict[str, Path]:
     """The dataset directories by role; CSVs are ingested first."""
     folders: dict[str, Path] = {}
-    for role, folder, csv in (
-        ("train", config.train_data, config.train_csv),
-        ("val", config.val_data, config.val_csv),
-    ):
-        if (folder is None) == (csv is None):
-            raise InputError("bad_arguments", f"Give either --{role}-data or --{role}-csv.", "See --help.")
+    for role, folder, csv in _sources(config):
         if csv is not None:
             folder = output / "data" / role
             report = dataset.from_csv(csv, folder, image_base_path=config.image_base_path)
@@ -159,14 +187,14 @@ def _halves(data: PairData, seed: int) -> tuple[PairData, PairData]:
     return data.take(np.flatnonzero(side == "val")), data.take(np.flatnonzero(side == "calibration"))
 
 
-def _starting_point(config: Finetune, train_data: PairData, output: Path) -> str:
-    """A path that every worker can load the same initial weights from."""
+def _starting_point(config: Finetune, train_data: PairData, output: Path) -> tuple[str, str | None]:
+    """A path that every worker can load the same initial weights from, and their hub revision."""
     if config.model_name.startswith(scratch.PREFIX):
         encoder = scratch.build(config.model_name, train_data.texts, config.seed)
         encoder.save(output / "initial_model")
-        return str(output / "initial_model")
-    folder, _ = local_folder(config.model_name)
-    return str(folder.absolute())
+        return str(output / "initial_model"), None
+    folder, revision = local_folder(config.model_name)
+    return str(folder.absolute()), revision
 
 
 def _fit(
@@ -270,9 +298,7 @@ def _calibrate(
         "brier": metrics.brier(probabilities, held_out.labels),
         "best_val_auroc": max(epoch["val_auroc"] for epoch in history),
     }
-    encoder.spec = encoder.spec.replace(
-        base_model=config.model_name, calibration=platt, threshold=threshold, metrics=found
-    )
+    encoder.spec = encoder.spec.replace(calibration=platt, threshold=threshold, metrics=found)
     return {**found, "threshold": threshold.value}
 
 

@@ -125,6 +125,11 @@ class Index:
         found = self._documents.take(pa.array(rows[0], pa.int64())).to_pylist()
         return [Hit(float(score), document) for score, document in zip(scores[0], found, strict=True)]
 
+    def documents(self) -> list[dict[str, Any]]:
+        """All documents, in the order of their vectors."""
+        rows: list[dict[str, Any]] = self._documents.to_pylist()
+        return rows
+
     def __len__(self) -> int:
         return self.manifest.rows
 

@@ -35,10 +35,7 @@ LOGIT_SCALE = 1 / 0.07  # initial temperature 0.07 (Radford et al. 2021)
 
 def build(name: str, texts: Iterable[str], seed: int = 0) -> Encoder:
     """A freshly initialised model whose tokenizer was trained on `texts`. Raises InputError (unknown_recipe)."""
-    if name not in RECIPES:
-        raise InputError(
-            "unknown_recipe", f"There is no recipe {name!r}.", f"Use one of {', '.join(RECIPES)}."
-        )
+    check_name(name)
     tokenizer = train_tokenizer(texts)
     torch.manual_seed(seed)
     family, image_size, make = RECIPES[name]
@@ -63,6 +60,14 @@ def build(name: str, texts: Iterable[str], seed: int = 0) -> Encoder:
         weights_sha256=None,
     )
     return Encoder(model, tokenizer, spec, device="cpu")
+
+
+def check_name(name: str) -> None:
+    """Raise InputError (unknown_recipe) unless there is a recipe `name`."""
+    if name not in RECIPES:
+        raise InputError(
+            "unknown_recipe", f"There is no recipe {name!r}.", f"Use one of {', '.join(RECIPES)}."
+        )
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = 4096) -> PreTrainedTokenizerFast:
