@@ -16,6 +16,13 @@ from data_jobs.errors import InputError
 C = TypeVar("C")
 
 
+def positive(name: str, value: float) -> None:
+    """Raise InputError (bad_arguments) unless `value` of flag `name` is above zero."""
+    if not value > 0:
+        flag = f"--{name.replace('_', '-')}"
+        raise InputError("bad_arguments", f"{flag} is {value}; it must be above 0.", f"Give another {flag}.")
+
+
 def main(config_class: type[C], run: Callable[[C], Any], description: str | None) -> None:
     """Parse `sys.argv` into `config_class`, run the job and exit with its code.
 

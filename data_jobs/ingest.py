@@ -57,10 +57,10 @@ def run(config: Ingest) -> dict[str, Any]:
     else:
         assert config.persian_json is not None
         files = sources.persian_json_files(config.persian_json.absolute())
+    for name in ("image_size", "max_pixels", "rows_per_part"):
+        command.positive(name, getattr(config, name))
     base = config.image_base_path.absolute() if config.image_base_path else None
-    with connected(), publish(
-        config.output_dir, marker=MARKER, overwrite=config.overwrite
-    ) as folder:  # fmt: skip
+    with publish(config.output_dir, marker=MARKER, overwrite=config.overwrite) as folder, connected():
         parts = list(_stream(config, [str(file) for file in files], base, folder))
         report = dataset.finish(
             folder,

@@ -31,7 +31,7 @@ from data_jobs.errors import InputError
 MARKER = "products.csv"
 FIELDS = ("image_path", "text", "label", "mismatch_kind", "group_id", "kind", "colour", "pattern")
 MIN_PRODUCTS = 20
-SHARES = {"train": 0.75, "val": 0.05, "calibration": 0.1, "test": 0.1}
+SHARES = {"train": 0.73, "val": 0.07, "calibration": 0.1, "test": 0.1}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def connected() -> Iterator[None]:
     root = str(Path(__file__).parent.parent)
     # Workers must find the three packages also when the job is not run from the checkout.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    ray.init(log_to_driver=False, logging_level="warning")
+    address = os.environ.get("RAY_ADDRESS") or "local"  # never a cluster that happens to run on this machine
+    ray.init(address, log_to_driver=False, logging_level="warning")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # jobs print their own

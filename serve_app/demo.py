@@ -11,6 +11,7 @@ not that kind; there the AUROC decides).
 
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -36,7 +37,8 @@ from train_jobs.build_index import BuildIndex
 from train_jobs.evaluate import Evaluate
 from train_jobs.finetune import Finetune
 
-ADDRESS = "http://127.0.0.1:8000"
+PORT = 8000
+ADDRESS = f"http://127.0.0.1:{PORT}"
 READY_WITHIN_S = 180
 REQUESTS = 12
 SURE = 0.9
@@ -60,6 +62,7 @@ class Demo:
 
 def run(config: Demo) -> int:
     """Run all steps; 0 if everything came out as expected, else 1. Raises InputError."""
+    _refuse_a_second_server()
     started = time.monotonic()
     out = config.output_dir.absolute()
     model, index = out / "model" / "best_model", out / "index"
@@ -175,6 +178,14 @@ def _served(model: Path, index: Path) -> Iterator[None]:
             server.wait(60)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+def _refuse_a_second_server() -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            raise InputError(
+                "port_in_use", f"Something already listens on port {PORT}.", "Stop it; the demo serves there."
+            )
 
 
 def _wait_until_ready(server: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -9,6 +9,7 @@ Serve copies the routes when the class below is made, so whatever they use must 
 
 import asyncio
 import base64
+import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -26,6 +27,8 @@ from serve_app.settings import ServeArgs
 from train_jobs import scoring
 from train_jobs.encoder import Embeddings, Pixels
 
+CANARY_MEMORY_S = 30.0
+"""With full queues the last canary counts for so long."""
 CANARY_TIMEOUT_S = 10.0
 """A model that takes longer than this for one grey picture is not ready."""
 
@@ -84,6 +87,7 @@ class Ingress:
     def __init__(self, embedder: DeploymentHandle, retriever: DeploymentHandle, settings: ServeArgs) -> None:
         self._embedder, self._retriever, self._settings = embedder, retriever, settings
         self._info: ModelInfo | None = None
+        self._answered = float("-inf")  # when the last canary came through
         self._classes: dict[tuple[str, ...], Embeddings] = {}
 
     @app.post("/clip/analyze")
@@ -203,6 +207,10 @@ class Ingress:
             version = await asyncio.wait_for(self._retriever.version.remote(), CANARY_TIMEOUT_S)
             await self._canary()
         except BackPressureError:
+            if time.monotonic() - self._answered > CANARY_MEMORY_S:
+                raise InputError(
+                    "not_ready", "The queues are full and nothing has been answered for a while.", "Wait."
+                ) from None
             return contract.Ready(status="busy", model=(await self._model()).name, index_version=None)
         except Exception as error:
             raise InputError(
@@ -226,6 +234,7 @@ class Ingress:
             image, words = await asyncio.gather(self._embed_pixels([grey]), self._embed_texts(["canary"]))
             if not np.isfinite(image @ words[0]).all():
                 raise RuntimeError("the canary's embeddings are not finite")
+            self._answered = time.monotonic()
 
         await asyncio.wait_for(through(), CANARY_TIMEOUT_S)
 

@@ -15,10 +15,9 @@ directory; the environment wins.
 """
 
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.classification import DEFAULT_CATEGORIES
 from train_jobs.checkpoints import DEFAULT_MODEL
@@ -32,10 +31,10 @@ class ServeArgs(BaseModel):
     model: str = DEFAULT_MODEL
     index: str | None = None
     threshold: float | None = Field(default=None, ge=-1, le=1)
-    device: str = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     batch_size: int = Field(default=32, ge=1, le=1024)
     batch_wait_ms: float = Field(default=0, ge=0, le=1000)
-    categories: tuple[str, ...] = DEFAULT_CATEGORIES
+    categories: tuple[str, ...] = Field(default=DEFAULT_CATEGORIES, min_length=1)
 
 
 class Environment(BaseSettings):
@@ -50,9 +49,7 @@ class Environment(BaseSettings):
     clip_device: str | None = None
     clip_force_cpu: bool = False
     clip_batch_size: int | None = Field(default=None, ge=1, le=1024)
-    clip_zero_shot_labels: Annotated[str | None, NoDecode] = Field(
-        default=None, validation_alias=AliasChoices("clip_zero_shot_labels")
-    )
+    clip_zero_shot_labels: str | None = None
 
 
 def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
@@ -67,7 +64,7 @@ def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
         "categories": tuple(x.strip() for x in labels.split(",") if x.strip()) if labels else None,
     }
     changes = {name: value for name, value in laid_over.items() if value is not None}
-    settings = args.model_copy(update=changes)
+    settings = ServeArgs.model_validate({**args.model_dump(), **changes})
     paths = {
         name: str(Path(value).absolute())
         for name, value in (("model", settings.model), ("index", settings.index))

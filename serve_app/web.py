@@ -4,7 +4,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.exceptions import HTTPException
 
 from data_jobs.errors import InputError
@@ -34,6 +35,8 @@ def application() -> FastAPI:
     app.add_middleware(RequestIds)
     app.add_exception_handler(InputError, _input_error)
     app.add_exception_handler(BackPressureError, _too_busy)
+    app.add_exception_handler(RayActorError, _gone)
+    app.add_exception_handler(DeploymentUnavailableError, _gone)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -60,6 +63,10 @@ async def _too_busy(request: Request, error: Exception) -> JSONResponse:
     return _error(
         request, 429, "too_busy", "The queues are full.", "Try again in a second, or send less at once."
     )
+
+
+async def _gone(request: Request, error: Exception) -> JSONResponse:
+    return _error(request, 503, "not_ready", "A replica has just died; another takes over.", "Try again.")
 
 
 async def _bad_request(request: Request, error: Exception) -> JSONResponse:

@@ -65,6 +65,7 @@ def trained(ray_cluster: None, catalogue: Path, tmp_path_factory: pytest.TempPat
         Finetune(
             train_csv=catalogue / "train.csv",
             val_csv=catalogue / "val.csv",
+            calibration_csv=catalogue / "calibration.csv",
             model_name="scratch:tiny-clip",
             epochs=8,
             batch_size=32,

@@ -158,6 +158,7 @@ print(json.dumps(sorted(os.listdir(local_folder("{REPO}")[0]))))
 
 def test_a_directory_is_itself(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
     assert local_folder(tmp_path) == (tmp_path, None)
     assert local_folder(str(tmp_path)) == (tmp_path, None)
 

@@ -94,6 +94,7 @@ def test_every_deployment_of_the_application_is_configured(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
     ingress = build(ServeArgs(model=str(tmp_path)))._bound_deployment
     bound = {ingress.name} | {
         argument._bound_deployment.name
@@ -153,6 +154,10 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(
 def test_bad_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(pydantic.ValidationError, match="batchsize"):
         ServeArgs(batchsize=3)  # type: ignore[call-arg]
+    with pytest.raises(pydantic.ValidationError, match="device"):
+        resolve(ServeArgs(), Environment(clip_device="banana"))
+    with pytest.raises(pydantic.ValidationError, match="categories"):
+        resolve(ServeArgs(), Environment(clip_zero_shot_labels=","))
     monkeypatch.setenv("CLIP_SIMILARITY_THRESHOLD", "2")
     with pytest.raises(pydantic.ValidationError, match="clip_similarity_threshold"):
         Environment()

@@ -26,7 +26,7 @@ def test_it_learns_and_says_so(trained: Path) -> None:
     with Image.open(trained / "training_curve.png") as curve:
         curve.load()
         assert curve.width > 400
-    assert json.loads((trained / "config.json").read_text())["model_name"] == "scratch:tiny-clip"
+    assert json.loads((trained / "run.json").read_text())["model_name"] == "scratch:tiny-clip"
 
 
 @pytest.mark.parametrize("name", ["best_model", "final_model"])
@@ -119,6 +119,7 @@ def test_an_error_in_a_worker_reaches_the_caller_as_itself(
         ({"model_name": "scratch:huge"}, "unknown_recipe"),
         ({"model_name": "./nowhere"}, "model_not_found"),
         ({"batch_size": 33, "num_workers": 2}, "batch_not_divisible"),
+        ({"epochs": 0}, "bad_arguments"),
     ],
 )
 def test_a_wrong_flag_costs_no_earlier_model(
@@ -135,6 +136,40 @@ def test_a_wrong_flag_costs_no_earlier_model(
         finetune.run(dataclasses.replace(right, **changes))
     assert raised.value.code == code
     assert (trained / "best_model" / "spec.json").is_file()
+
+
+def test_training_further_into_the_same_place_is_refused(trained: Path, catalogue: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        finetune.run(
+            Finetune(
+                train_csv=catalogue / "train.csv",
+                val_csv=catalogue / "val.csv",
+                model_name=str(trained / "best_model"),
+                output_dir=trained,
+                overwrite=True,
+            )
+        )
+    assert raised.value.code == "input_inside_output"
+    assert (trained / "best_model" / "spec.json").is_file()
+
+
+def test_a_run_that_fails_gives_the_earlier_one_back(
+    ray_cluster: None, catalogue: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    output.mkdir()
+    (output / "run.json").write_text("{}")
+    (output / "precious").write_text("weights")
+    one = catalogue / "one.csv"
+    one.write_text("image_path,text,label\nimages/p00001.jpg,A bottle.,1\n")
+    with pytest.raises(InputError):
+        finetune.run(
+            Finetune(
+                train_csv=one, val_csv=one, model_name="scratch:tiny-clip", output_dir=output, overwrite=True
+            )
+        )
+    assert (output / "precious").read_text() == "weights"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(trained: Path, catalogue: Path) -> None:

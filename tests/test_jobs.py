@@ -85,7 +85,7 @@ def test_the_default_model_without_a_network_says_what_to_do_at_once(tmp_path: P
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A Ray cluster of its own (`ray start`), with token authentication on; the environment of its clients."""
     home = tmp_path_factory.mktemp("home")
-    port, dashboard, client = free_port(), free_port(), free_port()
+    port, dashboard, agent, client = (free_port() for _ in range(4))
     environment = os.environ | {
         "HOME": str(home),
         "RAY_AUTH_MODE": "token",
@@ -99,7 +99,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     head = subprocess.Popen(
         [
             BIN / "ray", "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}", "--num-cpus=4",
+            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}", "--num-cpus=4",
             "--object-store-memory=150000000", f"--temp-dir=/tmp/ray-{os.getpid()}", "--disable-usage-stats",
         ],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -129,10 +130,16 @@ def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
 
 
 def submit(cluster: dict[str, str], *entrypoint: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [BIN / "ray", "job", "submit", "--", *entrypoint],
-        env=cluster, cwd=REPO_ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    """Submit and wait; asks again while the cluster's job agent is still starting."""
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(
+            [BIN / "ray", "job", "submit", "--", *entrypoint],
+            env=cluster, cwd=REPO_ROOT, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
 
 
 def test_a_job_runs_through_ray_job_submit_with_a_token(cluster: dict[str, str], tmp_path: Path) -> None:

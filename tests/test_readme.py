@@ -79,3 +79,7 @@ def test_every_file_it_points_to_exists() -> None:
         "Makefile",
     ):
         assert (REPO_ROOT / name).is_file()
+
+
+def test_no_number_was_left_open() -> None:
+    assert not re.search(r"\b(NUMBERS|TITLES|HOP|TODO)\b", README)

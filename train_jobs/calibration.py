@@ -21,7 +21,7 @@ def fit_platt(scores: Scores, labels: Labels) -> Calibration:
     higher than mismatches.
     """
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
-    _enough(positives, negatives)
+    enough(labels)
     scores = scores.astype(np.float64)
     target = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     centre, spread = float(scores.mean()), float(scores.std()) or 1.0
@@ -61,7 +61,7 @@ def choose_threshold(
     """
     if policy not in ("youden", "max-f1"):
         raise InputError("bad_policy", f"The policy is {policy!r}.", "Use youden or max-f1.")
-    _enough(int((labels == 1).sum()), int((labels == 0).sum()))
+    enough(labels)
     rng = np.random.default_rng(seed)
     by_label = [np.flatnonzero(labels == value) for value in (0, 1)]
     draws = []
@@ -89,7 +89,9 @@ def _best_cut(scores: Scores, labels: Labels, policy: str) -> float:
     return float(cuts[best[len(best) // 2]])  # the middle of a plateau, not its edge
 
 
-def _enough(positives: int, negatives: int) -> None:
+def enough(labels: Labels) -> None:
+    """Raise InputError (too_few_pairs) unless there are MIN_PAIRS_PER_LABEL matches and as many mismatches."""
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     if min(positives, negatives) < MIN_PAIRS_PER_LABEL:
         raise InputError(
             "too_few_pairs",

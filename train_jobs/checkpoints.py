@@ -27,10 +27,11 @@ def local_folder(name: str | Path) -> tuple[Path, str | None]:
     """
     folder = Path(name)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        weights_there = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
+        if not (folder / "config.json").is_file() or not weights_there:
             raise InputError(
                 "model_not_found",
-                f"{folder} holds no config.json, so it is not a model directory.",
+                f"{folder} holds no config.json with weights beside it, so it is not a model directory.",
                 "Name the directory that holds config.json and the weights, such as OUTPUT/best_model.",
             )
         return folder, None

@@ -54,6 +54,7 @@ class Evaluate:
 
 def run(config: Evaluate) -> dict[str, Any]:
     """Score, measure, write; returns the metrics. Raises InputError."""
+    command.positive("rows_per_task", config.rows_per_task)
     if (config.csv is None) == (config.data is None):
         raise InputError("bad_arguments", "Give either --csv or --data.", "See --help.")
     model = str(local_folder(config.model)[0].absolute())

@@ -5,14 +5,16 @@
     python -m train_jobs.finetune --train-csv train.csv --val-csv val.csv --output-dir OUT
 
 Writes OUT/best_model (the epoch with the best validation AUROC, calibrated), OUT/final_model (the last epoch,
-calibrated), OUT/history.json, OUT/training_curve.png and OUT/config.json.
+calibrated), OUT/history.json, OUT/training_curve.png and OUT/run.json (the resolved flags).
 """
 
 import dataclasses
 import json
+import os
 import shutil
 import tempfile
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,7 +41,7 @@ from train_jobs.encoder import Encoder
 from train_jobs.loop import Loss, Precision, Schedule, train
 from train_jobs.pairdata import PairData, score_pairs
 
-MARKER = "config.json"
+MARKER = "run.json"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Finetune:
     """CSV instead of --train-data; ingested into OUTPUT_DIR/data."""
     val_csv: Path | None = None
     """CSV instead of --val-data."""
+    calibration_csv: Path | None = None
+    """CSV instead of --calibration-data."""
     image_base_path: Path | None = None
     """Folder that relative image paths of the CSVs start from."""
     model_name: str = DEFAULT_MODEL
@@ -100,9 +104,11 @@ def run(config: Finetune) -> dict[str, Any]:
     output = config.output_dir.absolute()
     refuse_overwrite(output, marker=MARKER, overwrite=config.overwrite)
     _check_inputs(config)
-    if output.exists():
-        shutil.rmtree(output)
-    output.mkdir(parents=True)
+    with _replacing(output):
+        return _run(config, output)
+
+
+def _run(config: Finetune, output: Path) -> dict[str, Any]:
     write_file(output / MARKER, json.dumps(dataclasses.asdict(config), indent=2, default=str))
     folders = _datasets(config, output)
     train_data = PairData.open(folders["train"])
@@ -111,6 +117,7 @@ def run(config: Finetune) -> dict[str, Any]:
         held_out = PairData.open(folders["calibration"]).with_mismatches(config.seed)
     else:
         val_data, held_out = _halves(val_data, config.seed)
+    calibration.enough(held_out.labels)  # now, and not after hours of training
     print(
         f"train {len(train_data)} pairs, validation {len(val_data)}, calibration {len(held_out)} "
         f"({int((held_out.labels == 1).sum())} matches)"
@@ -128,24 +135,52 @@ def run(config: Finetune) -> dict[str, Any]:
             base_model=config.model_name, base_revision=revision, data_fingerprint=train_data.fingerprint
         )
         encoder.save(output / name)
+    found = summary["best_model"]
     print(
-        f"best_model: calibration AUROC {summary['best_model']['auroc']:.3f}, threshold "
-        f"{summary['best_model']['threshold']:.3f} -> {output / 'best_model'}"
+        f"best_model: calibration AUROC {found['auroc']:.3f}, "
+        f"threshold {found.get('threshold', float('nan')):.3f} -> {output / 'best_model'}"
     )
     return summary
 
 
+@contextmanager
+def _replacing(output: Path) -> Iterator[None]:
+    """An empty `output` for the block; if the block fails, what was there before comes back."""
+    previous = output.with_name(f".{output.name}.previous-{uuid.uuid4().hex[:8]}")
+    if output.exists():
+        os.rename(output, previous)
+    output.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(output)
+        if previous.exists():
+            os.rename(previous, output)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
 def _check_inputs(config: Finetune) -> None:
-    """Raise InputError for what can be known to be wrong before an earlier output is replaced."""
+    """Raise InputError for what can be known to be wrong before anything is started or replaced."""
+    for name in ("epochs", "batch_size", "num_workers", "learning_rate"):
+        command.positive(name, getattr(config, name))
+    output = config.output_dir.absolute()
+    paths = [path for _, *both in _sources(config) for path in both if path is not None]
+    for path in [*paths, Path(config.model_name)]:
+        if output in path.absolute().parents:
+            raise InputError(
+                "input_inside_output",
+                f"The input {path} is inside the output directory {output}, which is replaced.",
+                "Choose another --output-dir.",
+            )
     for role, folder, csv in _sources(config):
-        if (folder is None) == (csv is None):
+        given = (folder is not None) + (csv is not None)
+        if given == 2 or (given == 0 and role != "calibration"):
             raise InputError("bad_arguments", f"Give either --{role}-data or --{role}-csv.", "See --help.")
         if csv is not None:
             next(sources.read_csv(csv, config.image_base_path), None)
         elif folder is not None:
             dataset.read_report(folder)
-    if config.calibration_data is not None:
-        dataset.read_report(config.calibration_data)
     if config.model_name.startswith(scratch.PREFIX):
         scratch.check_name(config.model_name)
     else:
@@ -162,6 +197,7 @@ def _sources(config: Finetune) -> tuple[tuple[str, Path | None, Path | None], ..
     return (
         ("train", config.train_data, config.train_csv),
         ("val", config.val_data, config.val_csv),
+        ("calibration", config.calibration_data, config.calibration_csv),
     )
 
 
@@ -173,10 +209,8 @@ def _datasets(config: Finetune, output: Path) -> dict[str, Path]:
             folder = output / "data" / role
             report = dataset.from_csv(csv, folder, image_base_path=config.image_base_path)
             print(f"{csv}: {report['pairs']}, {report['codes'] or 'no remarks'}")
-        assert folder is not None
-        folders[role] = folder.absolute()
-    if config.calibration_data is not None:
-        folders["calibration"] = config.calibration_data.absolute()
+        if folder is not None:
+            folders[role] = folder.absolute()
     return folders
 
 
@@ -286,18 +320,26 @@ def _worker(setup: dict[str, Any]) -> list[dict[str, float]]:
 def _calibrate(
     encoder: Encoder, held_out: PairData, config: Finetune, history: list[dict[str, float]]
 ) -> dict[str, float]:
-    """Put calibration, threshold and held-out metrics into the encoder's spec; returns the metrics."""
+    """Put calibration, threshold and held-out metrics into the encoder's spec; returns the metrics.
+
+    A model whose scores do not rank is kept, uncalibrated, with a warning: training is not thrown away.
+    """
     scores = score_pairs(encoder, held_out)
-    platt = calibration.fit_platt(scores, held_out.labels)
-    threshold = calibration.choose_threshold(scores, held_out.labels, seed=config.seed)
-    probabilities = scoring.probability(scores, platt)
     found = {
         "auroc": metrics.auroc(scores, held_out.labels),
         "average_precision": metrics.average_precision(scores, held_out.labels),
-        "ece": metrics.expected_calibration_error(probabilities, held_out.labels),
-        "brier": metrics.brier(probabilities, held_out.labels),
         "best_val_auroc": max(epoch["val_auroc"] for epoch in history),
     }
+    try:
+        platt = calibration.fit_platt(scores, held_out.labels)
+    except InputError as error:
+        print(f"WARNING: the model stays uncalibrated. {error}")
+        encoder.spec = encoder.spec.replace(calibration=None, threshold=None, metrics=found)
+        return found
+    threshold = calibration.choose_threshold(scores, held_out.labels, seed=config.seed)
+    probabilities = scoring.probability(scores, platt)
+    found["ece"] = metrics.expected_calibration_error(probabilities, held_out.labels)
+    found["brier"] = metrics.brier(probabilities, held_out.labels)
     encoder.spec = encoder.spec.replace(calibration=platt, threshold=threshold, metrics=found)
     return {**found, "threshold": threshold.value}
 

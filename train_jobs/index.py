@@ -42,7 +42,7 @@ class Manifest:
     dimension: int
     model_hash: str  # ModelSpec.model_hash of the encoder that made the vectors
     text_normalizer: str
-    embedded: str  # which column the vectors are of
+    embedded: str  # which columns the vectors are of
     checksums: dict[str, str]  # file name -> SHA-256
 
 
