@@ -260,6 +260,7 @@ def test_a_broken_spec_is_refused(clip_folder: Path) -> None:
 
 def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     BertConfig().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=r"'bert'.*clip") as refusal:
         Encoder.load(tmp_path)
     assert refusal.value.code == "unsupported_model"
