@@ -22,12 +22,17 @@ def prompts(categories: Sequence[str]) -> list[str]:
     return [PROMPT.format(category=category) for category in categories]
 
 
+def split_names(categories: str) -> tuple[str, ...]:
+    """The non-empty names of a comma-separated list, in order."""
+    return tuple(name.strip() for name in categories.split(",") if name.strip())
+
+
 def parse(categories: str | None, default: Sequence[str], limit: int) -> list[str]:
     """A request's comma-separated categories, each once; the default ones if there are none.
 
     Raises InputError (too_many_categories).
     """
-    named = list(dict.fromkeys(name.strip() for name in (categories or "").split(",") if name.strip()))
+    named = list(dict.fromkeys(split_names(categories or "")))
     if len(named) > limit:
         raise InputError(
             "too_many_categories", f"{len(named)} categories were given; the limit is {limit}.", "Send fewer."

@@ -6,7 +6,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_jobs.errors import InputError
-from data_jobs.images import MAX_PIXELS
 from train_jobs.scoring import Confidence, Quality
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
@@ -15,7 +14,6 @@ MAX_TEXT_CHARACTERS = 500
 MAX_BATCH_ITEMS = 64
 MAX_CATEGORIES = 1000
 MAX_TOP_K = 1000
-IMAGE_PIXELS = MAX_PIXELS
 
 _STATUS = {
     "file_too_large": 413,
@@ -179,3 +177,9 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
     detail: str
     request_id: str
+
+    @classmethod
+    def of(cls, code: str, message: str, suggestion: str, request_id: str) -> "ErrorResponse":
+        """The one place that fills it; `detail` repeats the message for older clients."""
+        error = ErrorBody(code=code, message=message, suggestion=suggestion)
+        return cls(error=error, detail=message, request_id=request_id)

@@ -1,6 +1,5 @@
 """ASGI layers around the routes: a request id on everything, and no body beyond the limit."""
 
-import json
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -68,15 +67,12 @@ class BodyLimit:
 
     async def _refuse(self, scope: Scope, send: Send, found: str) -> None:
         message = f"The request body has {found}; the limit is {self.limit:,}."
-        body = {
-            "error": {
-                "code": "body_too_large",
-                "message": message,
-                "suggestion": "Send fewer or smaller items.",
-            },
-            "detail": message,
-            "request_id": scope.get("state", {}).get("request_id", ""),
-        }
+        body = contract.ErrorResponse.of(
+            "body_too_large",
+            message,
+            "Send fewer or smaller items.",
+            scope.get("state", {}).get("request_id", ""),
+        )
         headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+        await send({"type": "http.response.body", "body": body.model_dump_json().encode()})

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from serve_app.classification import DEFAULT_CATEGORIES
+from serve_app.classification import DEFAULT_CATEGORIES, split_names
 from train_jobs.checkpoints import DEFAULT_MODEL
 
 
@@ -61,7 +61,7 @@ def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
         "threshold": environment.clip_similarity_threshold,
         "device": "cpu" if environment.clip_force_cpu else environment.clip_device,
         "batch_size": environment.clip_batch_size,
-        "categories": tuple(x.strip() for x in labels.split(",") if x.strip()) if labels else None,
+        "categories": split_names(labels) if labels else None,
     }
     changes = {name: value for name, value in laid_over.items() if value is not None}
     settings = ServeArgs.model_validate({**args.model_dump(), **changes})

@@ -44,11 +44,7 @@ def application() -> FastAPI:
 
 
 def _error(request: Request, status: int, code: str, message: str, suggestion: str) -> JSONResponse:
-    body = contract.ErrorResponse(
-        error=contract.ErrorBody(code=code, message=message, suggestion=suggestion),
-        detail=message,
-        request_id=getattr(request.state, "request_id", ""),
-    )
+    body = contract.ErrorResponse.of(code, message, suggestion, getattr(request.state, "request_id", ""))
     headers = {"Retry-After": "1"} if status in (429, 503) else None
     return JSONResponse(body.model_dump(), status, headers)
 

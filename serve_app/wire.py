@@ -46,7 +46,7 @@ def pixels(data: bytes, spec: ModelSpec) -> Pixels:
             f"The picture file has {len(data):,} bytes; the limit is {contract.MAX_FILE_BYTES:,}.",
             "Send a smaller file.",
         )
-    image = images.decode(data, max_pixels=contract.IMAGE_PIXELS, target=spec.image_size)
+    image = images.decode(data, target=spec.image_size)
     return np.ascontiguousarray(preprocess(image, spec.image_size, spec.image_resize))
 
 

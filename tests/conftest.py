@@ -3,13 +3,14 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from data_jobs import ingest, make_sample
+from data_jobs.drawing import Product, draw
 from data_jobs.ingest import Ingest
 from data_jobs.make_sample import MakeSample
 from serve_app.app import build
@@ -119,6 +120,13 @@ def server(best_model: Path, built_index: Path) -> Iterator[str]:
 def client(server: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server, timeout=60) as client:
         yield client
+
+
+def save_photos(products: Sequence[Product], folder: Path) -> Path:
+    """Draw product i, 48 pixels square, as `folder/i.png`; returns the folder."""
+    for i, product in enumerate(products):
+        draw(product, 48).save(folder / f"{i}.png")
+    return folder
 
 
 def free_port() -> int:

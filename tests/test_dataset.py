@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from conftest import save_photos
 
 from data_jobs import schema, text
 from data_jobs.dataset import MARKER, Part, chunks, finish, from_csv, read_pairs, read_report, write_part
-from data_jobs.drawing import describe, draw, random_products
+from data_jobs.drawing import describe, random_products
 from data_jobs.errors import InputError
 from data_jobs.sources import Item, Note, Passage, Record, Reject
 
@@ -19,10 +20,7 @@ PRODUCTS = random_products(6, seed=1)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i, product in enumerate(PRODUCTS):
-        draw(product, 48).save(folder / f"{i}.png")
-    return folder
+    return save_photos(PRODUCTS, tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import save_photos
 
 from data_jobs import dataset, images
-from data_jobs.drawing import describe, draw, random_products
+from data_jobs.drawing import describe, random_products
 from data_jobs.errors import InputError
 from data_jobs.sources import Passage
 from train_jobs import scratch
@@ -30,10 +31,7 @@ PRODUCTS = random_products(8, seed=4)
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for i, product in enumerate(PRODUCTS):
-        draw(product, 48).save(folder / f"{i}.png")
-    return folder
+    return save_photos(PRODUCTS, tmp_path_factory.mktemp("photos"))
 
 
 def _dataset(photos: Path, output: Path, rows: Sequence[Sequence[object]], header: str) -> PairData:
