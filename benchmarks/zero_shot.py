@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import tyro
 
-from data_jobs import images, sources
+from data_jobs import csv_pairs, images
 from data_jobs.errors import InputError
-from data_jobs.sources import Record
+from data_jobs.items import Record
 from train_jobs.encoder import Encoder
 from train_jobs.metrics import recall_at_k
 
@@ -33,7 +33,7 @@ class ZeroShot:
 
 
 def matching(path: Path) -> list[Record]:
-    return [item for item in sources.read_csv(path) if isinstance(item, Record) and item.label == 1]
+    return [record for record in csv_pairs.records(str(path)) if record.label == 1]
 
 
 def main(config: ZeroShot) -> None:

@@ -8,6 +8,7 @@ applied inside `Encoder` and when grouping equal texts, and nowhere else; the ra
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal
 
 VERSION = "fa-en-1"
@@ -58,12 +59,14 @@ def normalize(text: str, zwnj: ZwnjPolicy = "keep") -> str:
     folded = unicodedata.normalize("NFC", text)
     folded = _PRESENTATION.sub(lambda run: unicodedata.normalize("NFKC", run.group()), folded)
     folded = unicodedata.normalize("NFC", folded.translate(_TABLE))
-    folded = _ZWNJ_EDGE.sub(r"\1", _ZWNJ_RUN.sub(ZWNJ, folded))
+    if ZWNJ in folded:
+        folded = _ZWNJ_EDGE.sub(r"\1", _ZWNJ_RUN.sub(ZWNJ, folded))
     if zwnj != "keep":
         folded = unicodedata.normalize("NFC", folded.replace(ZWNJ, _ZWNJ_AS[zwnj]))
     return _SPACES.sub(" ", folded).strip() or _SPACES.sub(" ", text).strip()
 
 
+@lru_cache(maxsize=4096)  # catalogues repeat their texts, and a row asks more than once
 def text_key(text: str) -> str:
     """A short stable id of the normalised, case-folded text: equal texts, equal keys (16 hex digits).
 

@@ -23,12 +23,12 @@ from typing import Any
 
 import httpx
 
-from data_jobs import command, ingest, make_sample, sources
+from data_jobs import command, csv_pairs, ingest, make_sample
 from data_jobs.errors import InputError
 from data_jobs.ingest import Ingest
+from data_jobs.items import Record
 from data_jobs.make_sample import MakeSample
 from data_jobs.session import connected
-from data_jobs.sources import Record
 from serve_app import demo_data
 from serve_app.demo_data import DemoData
 from train_jobs import build_index, evaluate, finetune
@@ -108,7 +108,9 @@ def _catalogue(config: Demo, out: Path) -> tuple[DemoData, Path | None]:
     )
     _title("Ingest the Persian JSON: Ray Data")
     ingest.run(
-        Ingest(persian_json=sample / "persian", output_dir=out / "persian", image_size=128, overwrite=True)
+        Ingest(
+            persian_json=str(sample / "persian"), output_dir=out / "persian", image_size=128, overwrite=True
+        )
     )
     names = ("train", "val", "calibration", "test")
     return DemoData(*(sample / f"{name}.csv" for name in names)), out / "persian" / "docstore.parquet"
@@ -118,7 +120,7 @@ def _ingest(data: DemoData, out: Path) -> dict[str, Path]:
     _title("Ingest the pairs: Ray Data -> Parquet")
     datasets = {name: out / "data" / name for name in ("train", "val", "calibration")}
     for name, folder in datasets.items():
-        ingest.run(Ingest(csv=getattr(data, name), output_dir=folder, image_size=160, overwrite=True))
+        ingest.run(Ingest(csv=str(getattr(data, name)), output_dir=folder, image_size=160, overwrite=True))
     return datasets
 
 
@@ -203,7 +205,7 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", log: Path) -> None:
 
 def _chosen(test_csv: Path) -> list[Record]:
     """REQUESTS test pairs, half matches and the mismatches of each kind in turn, drawn by a fixed seed."""
-    records = [item for item in sources.read_csv(test_csv) if isinstance(item, Record)]
+    records = csv_pairs.records(str(test_csv))
     random.Random(0).shuffle(records)
     matches = [record for record in records if record.label == 1]
     kinds = sorted({record.metadata.get("mismatch_kind", "") for record in records if record.label == 0})

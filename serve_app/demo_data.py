@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_jobs import sources
+from data_jobs import csv_pairs
 from data_jobs.errors import InputError
+from data_jobs.items import Record
 from data_jobs.mismatches import mismatched
-from data_jobs.sources import Record
 from data_jobs.splits import split_of
 
 MATCHES, PAIRS = "train_matches.csv", "val_pairs.csv"
@@ -83,7 +83,7 @@ class _Categories:
 
 
 def _records(path: Path) -> list[Record]:
-    return [item for item in sources.read_csv(path) if isinstance(item, Record)]
+    return csv_pairs.records(str(path))
 
 
 def _write(path: Path, rows: Iterable[tuple[Record, str, int, str]]) -> None:

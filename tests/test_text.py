@@ -1,11 +1,16 @@
 """Normalisation: what a Persian reader calls equal becomes equal, and nothing is lost."""
 
 import hashlib
+import json
+import re
 import unicodedata
+from collections.abc import Iterator
 
 import pytest
+from conftest import REPO_ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
+from persiantools import characters, digits
 
 from data_jobs.text import VERSION, ZwnjPolicy, normalize, text_key
 
@@ -51,6 +56,37 @@ MARKS = "\u0640\u064b\u064e\u0651\u0652\u0670\u00ad\u061c\u200e\u200f\u202a\u202
         pytest.param("ي\u0654", "ئ", id="decomposed yeh with hamza is not folded apart"),
         pytest.param("Cafe\u0301 MUG", "Café MUG", id="nfc and case"),
         pytest.param("½ ﬁ x²", "½ ﬁ x²", id="no compatibility folding outside arabic"),
+        pytest.param("كيك شكلاتي", "کیک شکلاتی", id="both letters in one text"),
+        pytest.param("علی الموسوى", "علی الموسوی", id="yeh and alef maksura side by side"),
+        pytest.param("ﯾﮏ", "یک", id="presentation forms of persian letters"),
+        pytest.param("ﭘﻨﭽﮋ ﮔﻞ", "پنچژ گل", id="presentation forms of the four persian letters"),
+        pytest.param("ﻲ ﻰ ﻯ", "ی ی ی", id="final yeh and alef maksura"),
+        pytest.param("ﻵ ﻷ ﻹ", "لآ لأ لإ", id="lam-alef ligatures with marks"),
+        pytest.param("ﺁﺏ", "آب", id="presentation form of alef with madda"),
+        pytest.param("ﻣﺆﻣﻦ", "مؤمن", id="presentation form of waw with hamza"),
+        pytest.param("ﷲ", "الله", id="word ligature"),
+        pytest.param("۱۰٠ ریال ﷼", "100 ریال ریال", id="rial sign"),
+        pytest.param("سّلامْ", "سلام", id="shadda and sukun"),
+        pytest.param("کتابِ من", "کتاب من", id="ezafe"),
+        pytest.param("حتماً", "حتما", id="fathatan"),
+        pytest.param("مُـحَـمَّـد", "محمد", id="harakat and tatweel"),
+        pytest.param("۱۲٫۵ کیلو", "12٫5 کیلو", id="decimal separator stays"),
+        pytest.param("٣٤۵6", "3456", id="digits of three scripts"),
+        pytest.param("مدل A۱۲", "مدل A12", id="digits beside latin"),
+        pytest.param("\u200e+۹۸\u200f 21", "+98 21", id="phone number in marks"),
+        pytest.param("خانه‌ها و می‌شود", "خانه‌ها و می‌شود", id="zwnj in two words"),
+        pytest.param("کتاب‌ ها", "کتاب ها", id="zwnj before a space"),
+        pytest.param("کتاب ‌ها", "کتاب ها", id="zwnj behind a space"),
+        pytest.param("‌\n‌کتاب‌", "کتاب", id="zwnj at the edges of the text"),
+        pytest.param("می‌ـ‌روم", "می‌روم", id="zwnj run broken by tatweel"),
+        pytest.param("خانه\u0654 ما", "خانه\u0654 ما", id="heh and hamza above stay two"),
+        pytest.param("ة", "ة", id="teh marbuta stays"),
+        pytest.param("رأی، رای", "رأی، رای", id="alef with hamza is another letter"),
+        pytest.param("پیراهن، «شیک»؛ چند؟", "پیراهن، «شیک»؛ چند؟", id="punctuation stays"),
+        pytest.param("Crème Bru\u0302lée", "Crème Brûlée", id="latin, decomposed"),
+        pytest.param("iPhone\u00a013 \u2003Pro", "iPhone 13 Pro", id="latin, odd spaces"),
+        pytest.param("STRASSE ß İ", "STRASSE ß İ", id="latin, case stays"),
+        pytest.param("👩\u200d🍳 آشپز", "👩\u200d🍳 آشپز", id="joined emoji stays"),
         pytest.param("", "", id="empty"),
         pytest.param(" \n ", "", id="blank"),
     ],
@@ -87,12 +123,26 @@ def test_white_space_is_single_and_inside(text: str, policy: ZwnjPolicy) -> None
     assert folded == " ".join(folded.split())
 
 
-@given(st.text("ابپتسشکگمنهوی abM", min_size=1), st.text(MARKS), st.integers(0, 20))
-def test_marks_make_no_difference(letters: str, marks: str, place: int) -> None:
-    place = min(place, len(letters))
-    marked = letters[:place] + marks + letters[place:]
-    if letters.strip():
-        assert normalize(marked) == normalize(letters)
+@given(
+    st.text("ابپتسشکگمنهوی abM\u200c", min_size=1),
+    st.lists(st.text(MARKS), max_size=8),
+    st.sampled_from(POLICIES),
+)
+def test_marks_make_no_difference(letters: str, marks: list[str], policy: ZwnjPolicy) -> None:
+    marked = letters
+    for place, run in enumerate(marks):
+        place = place * 7 % (len(marked) + 1)
+        marked = marked[:place] + run + marked[place:]
+    if letters.replace(ZWNJ, "").strip():
+        assert normalize(marked, policy) == normalize(letters, policy)
+
+
+@given(st.text("یک یککی0123456789سلام آ", min_size=1), st.data())
+def test_letter_and_digit_forms_make_no_difference(text: str, data: st.DataObject) -> None:
+    forms = {"ی": "یيىﯼﻱﻰﯾ", "ک": "کكﻙﻛﮎ", "س": "سﺱﺳ", "ل": "لﻝﻟ", "ا": "اﺍﺎ", "م": "مﻡﻣ", "آ": "آﺁ"}
+    forms |= {str(n): f"{n}{chr(0x660 + n)}{chr(0x6F0 + n)}" for n in range(10)}
+    other = "".join(data.draw(st.sampled_from(forms.get(letter, letter))) for letter in text)
+    assert normalize(other) == normalize(text) and text_key(other) == text_key(text)
 
 
 @given(TEXTS)
@@ -133,3 +183,60 @@ def test_key_is_stable_and_short() -> None:
 
 def test_even_half_a_surrogate_pair_has_a_key() -> None:
     assert text_key("\ud83d") != text_key("\ude00")
+
+
+# --------------------------------------------------------- an independent opinion on the same rules
+
+FORMS = ("<initial>", "<medial>", "<final>", "<isolated>")
+LETTERS = "آأؤإئابةتثجحخدذرزسشصضطظعغفقلمنهوپچژکگیءۀيىك"
+ALL_FORMS = "".join(
+    c for c in map(chr, range(0xFE80, 0xFEFD)) if unicodedata.decomposition(c).startswith(FORMS)
+)
+
+
+def _oracle(text: str) -> str:
+    """The same rules by other means: persiantools for letters and digits, Unicode's properties for the rest.
+
+    A form of a letter is told by its decomposition, harakat by their combining classes, and bidi marks, soft hyphen
+    and byte order mark are format characters. `persiantools` knows no presentation forms, harakat, tatweel
+    or marks, and says nothing about ZWNJ.
+    """
+    text = unicodedata.normalize("NFC", text)
+    text = "".join(
+        unicodedata.normalize("NFKC", c) if unicodedata.decomposition(c).startswith(FORMS) else c
+        for c in text
+    )
+    text = "".join(
+        c
+        for c in text
+        if unicodedata.combining(c) not in range(27, 36)
+        and unicodedata.name(c, "") != "ARABIC TATWEEL"
+        and (unicodedata.category(c) != "Cf" or c in "\u200c\u200d")
+    )
+    text = digits.fa_to_en(digits.ar_to_fa(characters.ar_to_fa(unicodedata.normalize("NFC", text))))
+    return " ".join(word.strip(ZWNJ) for word in re.sub(f"{ZWNJ}+", ZWNJ, text).split() if word.strip(ZWNJ))
+
+
+@given(st.text(LETTERS + ALL_FORMS + MARKS + "٠١۲۳45 aZé،«»" + ZWNJ, max_size=30))
+def test_an_independent_normaliser_agrees_on_any_words(text: str) -> None:
+    if expected := _oracle(text):
+        assert normalize(text) == expected
+
+
+def _real_texts() -> Iterator[str]:
+    data = REPO_ROOT.parent / "shared" / "data"
+    names = ("persian_food/food_dataset.json", "persian_grocery/list.json", "persian_grocery/lines.json")
+    for name in names:
+        if not (data / name).is_file():
+            pytest.skip(f"there is no {data / name}")
+        content = (data / name).read_text(encoding="utf-8")
+        records = (
+            map(json.loads, content.splitlines()) if name.endswith("lines.json") else json.loads(content)
+        )
+        yield from (text for record in records for text in (record["title"], record["response"]))
+
+
+def test_an_independent_normaliser_agrees_on_real_texts() -> None:
+    texts = set(_real_texts())
+    assert [text for text in texts if normalize(text) != _oracle(text)] == []
+    assert len(texts) == 2886
