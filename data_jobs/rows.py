@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from data_jobs import images, schema
+from data_jobs import files, images, perceptual, schema
 from data_jobs.errors import InputError
-from data_jobs.sources import Passage, Record, Reject
+from data_jobs.items import Passage, Record, Reject
+from data_jobs.text import text_key
 
 Row = dict[str, Any]
 
@@ -19,28 +19,23 @@ Row = dict[str, Any]
 def pair_row(record: Record, *, image_size: int, max_pixels: int = images.MAX_PIXELS) -> Row:
     """Read, check and re-encode one pair's picture: a row of schema.PAIRS.
 
-    Raises InputError with code missing_image, or one of `images.decode` and `images.encode_jpeg`.
+    Raises InputError with code missing_image, or one of `images.decode` and `images.shrink`.
     """
-    try:
-        data = Path(record.image_path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a NUL
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            "missing_image",
-            f"The picture {record.image_path} cannot be read ({reason}).",
-            "Check the path, and --image-base-path if paths are relative.",
-        ) from error
+    data = _bytes_of(record)
     image = images.decode(data, max_pixels=max_pixels, target=image_size)
     width, height = image.info["original_size"]
+    small = images.shrink(image, image_size)
     identity = f"{record.source}\0{record.line}\0{record.image_path}"
     return {
         "pair_id": hashlib.sha256(identity.encode()).hexdigest()[:20],
-        "image": images.encode_jpeg(image, shortest_side=image_size),
+        "image": images.encode_jpeg(small),
         "image_path": record.image_path,
         "image_sha256": hashlib.sha256(data).hexdigest(),
+        "image_phash": perceptual.phash(small),
         "width": width,
         "height": height,
         "text": record.text,
+        "text_key": text_key(record.text),
         "label": record.label,
         "image_group": record.image_group,
         "text_group": record.text_group,
@@ -50,14 +45,28 @@ def pair_row(record: Record, *, image_size: int, max_pixels: int = images.MAX_PI
     }
 
 
-def passage_row(passage: Passage) -> Row:
-    """A row of schema.DOCSTORE."""
+def _bytes_of(record: Record) -> bytes:
+    if record.image is not None:
+        return record.image
+    try:
+        return files.read_bytes(record.image_path)
+    except files.FAILURES as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise InputError(
+            "missing_image",
+            f"The picture {record.image_path} cannot be read ({reason}).",
+            "Check the path, and --image-base-path if paths are relative.",
+        ) from error
+
+
+def passage_row(passage: Passage, *, without: Collection[str | None] = ()) -> Row:
+    """A row of schema.DOCSTORE; photos that are among `without` (they were rejected) are not named."""
     return {
         "id": passage.id,
         "food_id": passage.group,
         "title": passage.title,
         "passage_text": passage.text,
-        "image_path": passage.image_path,
+        "image_path": None if passage.image_path in without else passage.image_path,
         "metadata": json.dumps(passage.metadata, ensure_ascii=False),
     }
 
@@ -85,8 +94,11 @@ def check(
         except InputError as error:
             return Reject.of(error, record.source, record.line, record.image_path)
 
-    with ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(one, records))
+    if threads == 1:
+        results = [one(record) for record in records]  # a pool of one would cost a switch each row
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(pool.map(one, records))
     rows = [result for result in results if not isinstance(result, Reject)]
     rejects = [result for result in results if isinstance(result, Reject)]
     return pa.Table.from_pylist(rows, schema.PAIRS), rejects

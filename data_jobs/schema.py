@@ -4,7 +4,9 @@
 DIR/pairs/*.parquet      PAIRS     one row a checked picture-text pair
 DIR/docstore.parquet     DOCSTORE  one row a unique passage
 DIR/rejects/*.parquet    REJECTS   one row a refused input, with the reason and the remedy
-DIR/report.json          counts that reconcile: read = written + rejected
+DIR/rejects.csv          the same for a spreadsheet
+DIR/report.json          counts that reconcile: read = written + rejected; duplicates, sizes, warnings
+DIR/report.html          the same for people, with thumbnails
 ```
 """
 
@@ -16,9 +18,11 @@ PAIRS = pa.schema(
         pa.field("image", pa.binary(), nullable=False),  # JPEG, upright RGB, shrunk to the dataset's size
         pa.field("image_path", pa.string(), nullable=False),  # as the source names it, resolved
         pa.field("image_sha256", pa.string(), nullable=False),  # of the original file's bytes
+        pa.field("image_phash", pa.uint64(), nullable=False),  # perceptual hash; see perceptual.phash
         pa.field("width", pa.int32(), nullable=False),  # pixels of the original, upright
         pa.field("height", pa.int32(), nullable=False),
         pa.field("text", pa.string(), nullable=False),  # as written in the source; Encoder normalises
+        pa.field("text_key", pa.string(), nullable=False),  # of the normalised text: equal texts, equal keys
         pa.field("label", pa.int8(), nullable=False),  # 1 match, 0 mismatch
         pa.field(
             "image_group", pa.string()
@@ -53,3 +57,10 @@ REJECTS = pa.schema(
         pa.field("suggestion", pa.string(), nullable=False),
     ]
 )
+
+STORED = {
+    "compression": {name: "none" if name == "image" else "zstd" for name in PAIRS.names},
+    "use_dictionary": [name for name in PAIRS.names if name != "image"],
+    "write_statistics": [name for name in PAIRS.names if name != "image"],
+}
+"""How PAIRS are written (arguments of pyarrow.parquet): pictures are compressed already."""

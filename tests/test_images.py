@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from data_jobs import images
 from data_jobs.drawing import Product, draw
 from data_jobs.errors import InputError
-from data_jobs.images import FORMATS, MAX_PIXELS, decode, encode_jpeg
+from data_jobs.images import FORMATS, MAX_PIXELS, decode, encode_jpeg, shrink
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 MUG = Product("mug", "red", "striped", "wooden table", 7)
@@ -268,23 +269,138 @@ def test_a_smaller_decode_is_smaller_and_looks_the_same() -> None:
 
 @settings(max_examples=40)
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(1, 300))
-def test_encoding_keeps_the_aspect_and_never_enlarges(width: int, height: int, side: int) -> None:
-    stored = Image.open(io.BytesIO(encode_jpeg(Image.new("RGB", (width, height)), shortest_side=side)))
-    assert (stored.format, stored.mode) == ("JPEG", "RGB")
+def test_shrinking_keeps_the_aspect_and_never_enlarges(width: int, height: int, side: int) -> None:
+    stored = shrink(Image.new("RGB", (width, height)), side)
     assert min(stored.size) == min(side, width, height)
     scale = min(stored.size) / min(width, height)
     assert abs(stored.width - width * scale) <= 0.5 and abs(stored.height - height * scale) <= 0.5
 
 
-def test_encoding_keeps_what_is_seen() -> None:
+def test_what_is_stored_keeps_what_is_seen() -> None:
     drawn = draw(MUG, 128)
-    stored = decode(encode_jpeg(drawn, shortest_side=64))
+    data = encode_jpeg(shrink(drawn, 64))
+    opened = Image.open(io.BytesIO(data))
+    assert (opened.format, opened.mode, opened.size) == ("JPEG", "RGB", (64, 64))
+    stored = decode(data)
     gap = np.asarray(stored, dtype=float) - np.asarray(drawn.reduce(2), dtype=float)
     assert np.abs(gap).mean() < 6
 
 
 def test_a_side_beyond_jpeg_is_refused() -> None:
-    encode_jpeg(Image.new("RGB", (65_500, 1)), shortest_side=256)
+    encode_jpeg(shrink(Image.new("RGB", (65_500, 1)), 256))
     with pytest.raises(InputError, match="65501 pixels long; JPEG holds 65500") as refusal:
-        encode_jpeg(Image.new("RGB", (65_501, 1)), shortest_side=256)
+        shrink(Image.new("RGB", (65_501, 1)), 256)
     assert refusal.value.code == "side_too_long"
+
+
+def test_a_stored_picture_keeps_colours_at_full_resolution() -> None:
+    columns = np.zeros((16, 16, 3), np.uint8)
+    columns[:, ::2], columns[:, 1::2] = RED, BLUE
+    stored = np.asarray(decode(encode_jpeg(Image.fromarray(columns))), dtype=float)
+    assert np.abs(stored - columns).mean() < 10  # 4:2:0 mixes the columns: 80
+
+
+# ------------------------------------------------------------------- libjpeg-turbo and Pillow agree
+
+
+def _outcome(data: bytes, *, fast: bool, target: int | None) -> str | Image.Image:
+    """The picture, or the code it is refused with; not `fast` is Pillow alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not fast:
+            patch.setattr(images, "_by_turbojpeg", lambda *_: None)
+        try:
+            return decode(data, target=target, max_pixels=1_000_000)
+        except InputError as refusal:
+            return refusal.code
+
+
+def _assert_agreement(data: bytes, target: int | None = None) -> None:
+    quick, plain = (_outcome(data, fast=fast, target=target) for fast in (True, False))
+    if isinstance(quick, str) or isinstance(plain, str):
+        assert quick == plain
+        return
+    assert (quick.mode, quick.size, quick.info) == (plain.mode, plain.size, plain.info)
+    gap = np.asarray(quick, dtype=float) - np.asarray(plain, dtype=float)
+    assert np.abs(gap).mean() < 0.5
+
+
+_DRAWN = draw(MUG, 96)
+
+
+def _photo(mode: str = "RGB", size: tuple[int, int] = (90, 70), **options: object) -> bytes:
+    """A drawn product under noise, so that no block is plain."""
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    image = Image.blend(_DRAWN.resize(size), Image.fromarray(noise), 0.3)
+    return _bytes(image.convert(mode), "JPEG", **options)
+
+
+PHOTOS = {
+    "4:4:4": _photo(subsampling=0),
+    "4:2:2": _photo(subsampling=1),
+    "4:2:0": _photo(subsampling=2),
+    "progressive": _photo(progressive=True),
+    "grey": _photo("L"),
+    "stored as RGB": _photo(keep_rgb=True),
+    "restart markers": _photo(restart_marker_blocks=2),
+    "optimised": _photo(optimize=True, quality=100),
+    **{f"orientation {o}": _photo(exif=_oriented(o)) for o in UPRIGHT},
+}
+CMYK = _photo("CMYK")
+
+
+@pytest.mark.parametrize("target", [None, 16, 20, 40, 70, 71])
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_flawless_jpeg_is_decoded_by_libjpeg_turbo_as_by_pillow(name: str, target: int | None) -> None:
+    _assert_agreement(PHOTOS[name], target)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(images, "_by_pillow")
+        decode(PHOTOS[name], target=target)
+
+
+@pytest.mark.parametrize("target", [None, 20])
+def test_cmyk_is_left_to_pillow(target: int | None) -> None:
+    assert images._by_turbojpeg(CMYK, (90, 70), target) is None
+    _assert_agreement(CMYK, target)
+
+
+@pytest.mark.parametrize("side", range(1, 12))
+def test_tiny_pictures_are_decoded_alike(side: int) -> None:
+    for target in (None, 1, 2):
+        _assert_agreement(_photo(size=(side, side), subsampling=0), target)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2), st.one_of(st.none(), st.integers(1, 20)))
+def test_any_size_is_decoded_alike(width: int, height: int, subsampling: int, target: int | None) -> None:
+    _assert_agreement(_photo(size=(width, height), subsampling=subsampling), target)
+
+
+@pytest.mark.parametrize("target", [None, 20])
+@pytest.mark.parametrize("name", ["4:2:0", "progressive", "grey", "restart markers"])
+def test_a_jpeg_cut_anywhere_is_refused_by_both(name: str, target: int | None) -> None:
+    data = PHOTOS[name]
+    for end in [*range(3, len(data), 53), len(data) - 2, len(data) - 1]:
+        outcomes = {_outcome(data[:end], fast=fast, target=target) for fast in (True, False)}
+        assert outcomes == {"truncated_image"}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([*PHOTOS.values(), CMYK]),
+    st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=4),
+    st.sampled_from([None, 20]),
+)
+def test_a_damaged_jpeg_meets_the_same_fate(
+    data: bytes, flips: list[tuple[float, int]], target: int | None
+) -> None:
+    damaged = bytearray(data)
+    for place, bit in flips:
+        damaged[int(place * len(data))] ^= 1 << bit
+    _assert_agreement(bytes(damaged), target)
+
+
+def test_a_size_that_only_libjpeg_turbo_reads_is_not_decoded() -> None:
+    assert images._by_turbojpeg(PHOTOS["4:2:0"], (90, 71), None) is None
+    assert images._by_turbojpeg(PHOTOS["4:2:0"], (90, 70), None) is not None

@@ -13,7 +13,7 @@ from conftest import save_photos
 from data_jobs import dataset, images
 from data_jobs.drawing import describe, random_products
 from data_jobs.errors import InputError
-from data_jobs.sources import Passage
+from data_jobs.items import Passage
 from train_jobs import scratch
 from train_jobs.encoder import Encoder
 from train_jobs.pairdata import (
@@ -84,9 +84,8 @@ def test_open_refuses_what_is_no_dataset_or_has_no_pairs(tmp_path: Path) -> None
         PairData.open(tmp_path)
     assert refusal.value.code == "not_a_dataset"
     passage = Passage("f.json", 1, "a", "g", "kebab", "passage", None)
-    dataset.finish(
-        tmp_path, [dataset.write_part([passage], tmp_path, image_size=40)], image_size=40, inputs=[]
-    )
+    dataset.write_part("000", [passage], tmp_path, image_size=40)
+    dataset.finish(tmp_path, image_size=40, inputs=[])
     with pytest.raises(InputError, match=str(tmp_path)) as refusal:
         PairData.open(tmp_path)
     assert refusal.value.code == "no_pairs"

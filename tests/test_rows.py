@@ -13,7 +13,7 @@ from PIL import Image
 from data_jobs import rows, schema
 from data_jobs.drawing import Product, draw
 from data_jobs.errors import InputError
-from data_jobs.sources import Passage, Record, Reject
+from data_jobs.items import Passage, Record, Reject
 
 MUG = Product("mug", "red", "striped", "wooden table", 7)
 

@@ -180,20 +180,19 @@ class Encoder:
 def preprocess(image: Image.Image, size: int, resize: str) -> Pixels:
     """uint8 [size, size, 3]: bicubic, "crop" (shortest side, then the centre) or "squash" (both sides).
 
-    Pixel for pixel what transformers' CLIP processor does before it normalises.
+    What transformers' CLIP processor does before it normalises, but with PyTorch's filter for Pillow's, which takes
+    twice as long: benchmarks/decode finds 0.003 of 255 levels between them at the mean, and a cosine of 1.000000.
     """
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)  # [3, H, W]
+    height, width = pixels.shape[1:]
+    target = (size, size)
     if resize == "crop":
-        width, height = image.size
         short = min(width, height)
-        image = image.resize(
-            (max(size, int(size * width / short)), max(size, int(size * height / short))),
-            Image.Resampling.BICUBIC,
-        )
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    else:
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image.convert("RGB"))
+        target = (max(size, int(size * height / short)), max(size, int(size * width / short)))
+    if target != (height, width):
+        pixels = torch.nn.functional.interpolate(pixels[None], target, mode="bicubic", antialias=True)[0]
+    top, left = (target[0] - size) // 2, (target[1] - size) // 2
+    return np.ascontiguousarray(pixels[:, top : top + size, left : left + size].permute(1, 2, 0).numpy())
 
 
 def choose_device(device: str = "auto") -> str:
