@@ -5,15 +5,18 @@ leave either the old directory or the new one, and never half of one.
 """
 
 import ctypes
+import fcntl
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from data_jobs.errors import InputError
 
+_PLAN = "plan.json"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h and renameat2(2)
 
 
@@ -34,15 +37,96 @@ def publish(final: str | Path, *, marker: str, overwrite: bool = False) -> Itera
     aside.mkdir()
     try:
         yield aside
-        flush(aside)
-        refuse_overwrite(final, marker=marker, overwrite=overwrite)  # another job may have finished meanwhile
-        if not final.exists():
-            os.rename(aside, final)
-        elif not _exchange(aside, final):
-            _rename_twice(aside, final)
-        flush(final.parent, recursive=False)
+        _install(aside, final, marker=marker, overwrite=overwrite)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def resumable(
+    final: str | Path,
+    *,
+    marker: str,
+    plan: Mapping[str, object],
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Iterator[Path]:
+    """As `publish`, for long work: what a killed run has written is kept beside `final` and taken up with `resume`.
+
+    `plan` (JSON values) says what makes two runs the same work. The directory is yielded empty, or, with `resume`, as
+    an earlier run of the same plan left it. Ctrl-C, kill -9 and an output that another run made meanwhile keep it; work
+    that can never succeed (InputError in the block) is removed. Two runs at once on one `final` are refused.
+
+    Raises InputError (output_exists, not_an_artefact, already_running, other_plan).
+    """
+    final = Path(final).resolve()
+    refuse_overwrite(final, marker=marker, overwrite=overwrite)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = final.parent / f".{final.name}.unfinished"
+    with _alone(aside):
+        if not resume:
+            shutil.rmtree(aside, ignore_errors=True)
+        if (aside / _PLAN).is_file():
+            _same_plan(json.loads((aside / _PLAN).read_text()), json.loads(json.dumps(plan)))
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            write_file(aside / _PLAN, json.dumps(plan, indent=1))
+        try:
+            yield aside
+        except InputError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        flush(aside)  # this may take long and fail; with its plan the work is kept meanwhile
+        refuse_overwrite(final, marker=marker, overwrite=overwrite)
+        (aside / _PLAN).unlink()
+        _install(aside, final, marker=marker, overwrite=overwrite)
+        shutil.rmtree(aside, ignore_errors=True)  # what was replaced
+
+
+def _same_plan(before: dict[str, object], now: dict[str, object]) -> None:
+    changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    if changed:
+        key = changed[0]
+        raise InputError(
+            "other_plan",
+            f"The unfinished run had other {', '.join(changed)}: {key} was {str(before.get(key))[:200]} and is now "
+            f"{str(now.get(key))[:200]}.",
+            "Resume with the same flags and files, or start anew without --resume.",
+        )
+
+
+@contextmanager
+def _alone(aside: Path) -> Iterator[None]:
+    """Hold a lock that the system lets go when the process ends, however it ends."""
+    lock = aside.with_name(f"{aside.name}.lock")
+    with lock.open("w") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = lock.exists() and os.fstat(held.fileno()).st_ino == lock.stat().st_ino
+        except BlockingIOError:
+            mine = False
+        if not mine:
+            raise InputError(
+                "already_running",
+                f"Another run is writing {aside}.",
+                "Wait for it, or choose another --output-dir.",
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _install(aside: Path, final: Path, *, marker: str, overwrite: bool) -> None:
+    """Make `aside` durable and rename it to `final`; afterwards `aside` is gone, or is what stood there before."""
+    flush(aside)
+    refuse_overwrite(final, marker=marker, overwrite=overwrite)  # another job may have finished meanwhile
+    if not final.exists():
+        os.rename(aside, final)
+    elif not _exchange(aside, final):
+        _rename_twice(aside, final)
+    flush(final.parent, recursive=False)
 
 
 def refuse_overwrite(final: Path, *, marker: str, overwrite: bool) -> None:

@@ -1,17 +1,18 @@
 """The dataset directory: written in parts by any number of workers, finished once, read by everybody.
 
 `write_part` is the unit of work: a worker turns a chunk of source items into one Parquet file each of pairs,
-passages and rejects, and answers with what it wrote. `finish` keeps only the parts that were answered for (a
-part written by a worker that died before answering is deleted), joins the passages and writes the report.
+passages and rejects, and enters it in the ledger. Parts are named after their chunks, so a chunk that is done twice,
+after a crash or by two workers, is the same part; one that is in the ledger is not done again. `finish` keeps the
+parts of the ledger, joins the passages and writes the report.
 """
 
 import hashlib
 import json
+import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from data_jobs import images, rows, schema, sources, text
-from data_jobs.artefacts import publish
+from data_jobs import artefacts, docstore, images, page, rows, schema, sources, survey, text
+from data_jobs.csv_pairs import CsvPairs
 from data_jobs.errors import InputError
-from data_jobs.sources import Item, Note, Passage, Record, Reject
+from data_jobs.items import Item, Note, Passage, Record, Reject
+from data_jobs.sources import Source
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MARKER = "report.json"
 _FOLDERS = {"pairs": schema.PAIRS, "passages": schema.DOCSTORE, "rejects": schema.REJECTS}
+_LEDGER = "ledger"
 
 
 @dataclass
@@ -48,84 +51,110 @@ class Part:
 
 
 def write_part(
-    items: Sequence[Item],
+    name: str,
+    items: Iterable[Item],
     folder: Path,
     *,
     image_size: int,
     max_pixels: int = images.MAX_PIXELS,
     threads: int = 1,
 ) -> Part:
-    """Check `items` and write them below `folder` as one part. A bad item is a reject, never an error."""
-    part = Part(name=f"part-{uuid.uuid4().hex}.parquet")
+    """Check `items` and write them below `folder` as the part `name`, once.
+
+    A bad item is a reject, never an error. A part that the ledger holds already is answered from there.
+    """
+    ledger = folder / _LEDGER / f"{name}.json"
+    if ledger.exists():
+        return Part(**json.loads(ledger.read_text()))
+    items = list(items)
     records = [item for item in items if isinstance(item, Record)]
+    refused = [item for item in items if isinstance(item, Reject)]
     pairs, rejects = rows.check(records, image_size=image_size, max_pixels=max_pixels, threads=threads)
-    rejects += [item for item in items if isinstance(item, Reject)]
-    passages = [rows.passage_row(item) for item in items if isinstance(item, Passage)]
+    passages = [item for item in items if isinstance(item, Passage)]
+    missing = {reject.image_path for reject in rejects}
+    unique = docstore.unique([rows.passage_row(item, without=missing) for item in passages])
     tables = {
         "pairs": pairs,
-        "passages": pa.Table.from_pylist(passages, schema.DOCSTORE),
-        "rejects": pa.Table.from_pylist([rows.reject_row(r) for r in rejects], schema.REJECTS),
+        "passages": pa.Table.from_pylist(unique, schema.DOCSTORE),
+        "rejects": pa.Table.from_pylist([rows.reject_row(r) for r in refused + rejects], schema.REJECTS),
     }
-    for name, table in tables.items():
+    for kind, table in tables.items():
         if table.num_rows:
-            (folder / name).mkdir(exist_ok=True)
-            pq.write_table(table, folder / name / part.name, compression="zstd")
-    part.pairs_read = len(records) + sum(isinstance(item, Reject) for item in items)
-    part.pairs, part.passages, part.rejects = pairs.num_rows, len(passages), len(rejects)
-    part.matches = pc.sum(pairs["label"]).as_py() or 0
+            _write(table, folder / kind / f"part-{name}.parquet")
     notes = [item.code for item in items if isinstance(item, Note)]
-    part.codes = dict(Counter([reject.code for reject in rejects] + notes))
-    part.fingerprint = str(_fingerprint(pairs))
+    part = Part(
+        name=name,
+        pairs_read=len(records) + len(refused),
+        pairs=pairs.num_rows,
+        passages=len(passages),
+        rejects=len(refused) + len(rejects),
+        matches=pc.sum(pairs["label"]).as_py() or 0,
+        codes=dict(Counter([reject.code for reject in refused + rejects] + notes)),
+        fingerprint=str(_fingerprint(pairs)),
+    )
+    ledger.parent.mkdir(exist_ok=True)
+    artefacts.write_file(ledger, part.to_json())
     return part
 
 
 def finish(
     folder: Path,
-    parts: Iterable[Part],
     *,
     image_size: int,
     inputs: Sequence[str],
     pairs_required: bool = False,
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
-    """Make `folder` a dataset of exactly `parts`: docstore of unique passages, report. Returns the report.
+    """Make `folder` a dataset of exactly the parts in its ledger: docstore, rejects.csv, report. Returns the report.
 
-    Raises InputError (nothing_usable) when there is neither a pair nor a passage, or, with `pairs_required`, no
-    pair: a CSV's texts alone are no dataset, they only say that no picture was found.
+    Raises InputError (nothing_usable), unless it `may_be_empty`, when there is neither a pair nor a passage, or,
+    with `pairs_required`, no pair: a CSV's texts alone are no dataset, they only say that no picture was found.
     """
-    parts = list(parts)
-    names = {part.name for part in parts}
-    for orphan in folder.glob("*/part-*.parquet"):
-        if orphan.name not in names:
-            orphan.unlink()
-    for name, empty in _FOLDERS.items():
-        (folder / name).mkdir(exist_ok=True)
-        if not any((folder / name).iterdir()) and name != "passages":
-            pq.write_table(empty.empty_table(), folder / name / "part-empty.parquet")
-    unique = _write_docstore(folder)
-    read = sum(part.pairs_read for part in parts)
-    written = sum(part.pairs for part in parts)
-    passages = sum(part.passages for part in parts)
-    if not written and (pairs_required or not passages):
-        codes = dict(sum((Counter(part.codes) for part in parts), Counter()))
-        raise InputError(
-            "nothing_usable",
-            f"None of the {read} rows of {', '.join(inputs)} can be used: {codes}.",
-            "Check --image-base-path and the files named in the source.",
-        )
-    matches = sum(part.matches for part in parts)
-    report = {
-        "format_version": FORMAT_VERSION,
-        "inputs": list(inputs),
-        "text_normalizer": text.VERSION,
-        "image_size": image_size,
-        "pairs": {"read": read, "written": written, "rejected": sum(p.rejects for p in parts)},
-        "labels": {"match": matches, "mismatch": written - matches},
-        "passages": {"read": passages, "unique": unique},
-        "codes": dict(sum((Counter(part.codes) for part in parts), Counter())),
-        "fingerprint": f"{sum(int(part.fingerprint) for part in parts) % 2**128:032x}",
-    }
-    (folder / MARKER).write_text(json.dumps(report, indent=2, ensure_ascii=False))
-    return report
+    total = _total(folder)
+    _keep_parts_of_ledger(folder)
+    if not may_be_empty and not total.pairs and (pairs_required or not total.passages):
+        raise _nothing_usable(folder, inputs, total)
+    unique = docstore.join(folder / "passages", folder / "docstore.parquet")
+    shutil.rmtree(folder / "passages")
+    shutil.rmtree(folder / _LEDGER, ignore_errors=True)
+    return _report(folder, total, unique, image_size, inputs)
+
+
+def finish_selection(folder: Path, origin: Path) -> dict[str, Any]:
+    """Make `folder`, which holds pairs of the dataset `origin`, a dataset of its own. Returns the report.
+
+    Its passages are those of its matches.
+    """
+    total = Part("total")
+    fingerprint = 0
+    for batch in pads.dataset(folder / "pairs", schema=schema.PAIRS).to_batches(columns=_PRINTED):
+        total.pairs += batch.num_rows
+        total.matches += pc.sum(batch["label"]).as_py() or 0
+        fingerprint += _fingerprint(batch)
+    total.fingerprint = str(fingerprint % 2**128)
+    unique = docstore.select(origin / "docstore.parquet", folder / "pairs", folder / "docstore.parquet")
+    total.pairs_read, total.passages = total.pairs, unique
+    (folder / "rejects").mkdir()
+    _write(schema.REJECTS.empty_table(), folder / "rejects" / "part-empty.parquet")
+    before = read_report(origin)
+    return _report(folder, total, unique, before["image_size"], before["inputs"])
+
+
+def from_source(
+    source: Source,
+    output: str | Path,
+    *,
+    image_size: int = 256,
+    threads: int = 2,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Ingest in this process, without Ray: for `--train-csv` and notebooks. Returns the report."""
+    with artefacts.publish(output, marker=MARKER, overwrite=overwrite) as folder:
+        for group, members in sources.groups(source.files()):
+            for chunk in sources.chunks(source, group, members, 512):
+                items = (item for raw in chunk.raws for item in source.items(raw))
+                write_part(chunk.name, items, folder, image_size=image_size, threads=threads)
+        return finish(folder, image_size=image_size, inputs=[source.name], pairs_required=source.needs_pairs)
 
 
 def from_csv(
@@ -137,20 +166,10 @@ def from_csv(
     threads: int = 2,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Ingest a CSV in this process, without Ray: for `--train-csv` and notebooks. Returns the report."""
-    with publish(output, marker=MARKER, overwrite=overwrite) as folder:
-        parts = [
-            write_part(chunk, folder, image_size=image_size, threads=threads)
-            for chunk in chunks(sources.read_csv(csv, image_base_path), 512)
-        ]
-        return finish(folder, parts, image_size=image_size, inputs=[str(csv)], pairs_required=True)
-
-
-def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Consecutive lists of at most `size` items."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+    """`from_source` for a CSV of pairs."""
+    base = None if image_base_path is None else str(image_base_path)
+    source = CsvPairs.open(str(csv), base)
+    return from_source(source, output, image_size=image_size, threads=threads, overwrite=overwrite)
 
 
 def read_pairs(folder: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -181,37 +200,91 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     return report
 
 
-def _write_docstore(folder: Path) -> int:
-    """Join the passage parts to `docstore.parquet`; the number of unique passages.
-
-    Of several with one id the same is kept whatever order the parts were written in: the first by group, title
-    and photo, where a missing photo comes last.
-    """
-    parts = folder / "passages"
-    table = (
-        pads.dataset(parts, schema=schema.DOCSTORE).to_table()
-        if any(parts.iterdir())
-        else schema.DOCSTORE.empty_table()
-    )
-    table = table.sort_by(
-        [(name, "ascending") for name in ("id", "food_id", "title", "image_path", "passage_text", "metadata")]
-    )
-    first: dict[str, int] = {}
-    for row, identity in enumerate(table["id"].to_pylist()):
-        first.setdefault(identity, row)
-    kept = table.take(pa.array(first.values(), pa.int64()))
-    pq.write_table(kept, folder / "docstore.parquet", compression="zstd")
-    for part in parts.iterdir():
-        part.unlink()
-    parts.rmdir()
-    return kept.num_rows
+def summed(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts of several datasets as those of one."""
+    result = dict(reports[0])
+    for report in reports[1:]:
+        for name in ("pairs", "labels", "passages", "codes"):
+            result[name] = dict(Counter(result[name]) + Counter(report[name]))
+    for name in ("pairs", "labels", "passages"):
+        result[name] = {key: result[name].get(key, 0) for key in reports[0][name]}
+    prints = [int(report["fingerprint"], 16) for report in reports]
+    inputs = [name for report in reports for name in report["inputs"]]
+    return result | {"inputs": inputs, "fingerprint": f"{sum(prints) % 2**128:032x}"}
 
 
-def _fingerprint(pairs: pa.Table) -> int:
+def _total(folder: Path) -> Part:
+    """The sum of all parts in the ledger."""
+    total = Part("total")
+    for path in (folder / _LEDGER).glob("*.json"):
+        part = Part(**json.loads(path.read_text()))
+        for count in ("pairs_read", "pairs", "passages", "rejects", "matches"):
+            setattr(total, count, getattr(total, count) + getattr(part, count))
+        total.codes = dict(Counter(total.codes) + Counter(part.codes))
+        total.fingerprint = str((int(total.fingerprint) + int(part.fingerprint)) % 2**128)
+    return total
+
+
+def _report(folder: Path, total: Part, unique: int, image_size: int, inputs: Sequence[str]) -> dict[str, Any]:
+    docstore.export_rejects(folder / "rejects", folder / "rejects.csv")
+    report = {
+        "format_version": FORMAT_VERSION,
+        "inputs": list(inputs),
+        "text_normalizer": text.VERSION,
+        "image_size": image_size,
+        "pairs": {"read": total.pairs_read, "written": total.pairs, "rejected": total.rejects},
+        "labels": {"match": total.matches, "mismatch": total.pairs - total.matches},
+        "passages": {"read": total.passages, "unique": unique},
+        "codes": dict(sorted(total.codes.items())),
+        "fingerprint": f"{int(total.fingerprint):032x}",
+        **survey.survey({"all": folder}),
+    }
+    page.write(folder / "report.html", report, {"all": folder})
+    artefacts.write_file(folder / MARKER, json.dumps(report, indent=2, ensure_ascii=False))
+    return report
+
+
+def _keep_parts_of_ledger(folder: Path) -> None:
+    """Delete what was written by a worker that died before it entered its part, and fill empty folders."""
+    for kind, empty in _FOLDERS.items():
+        (folder / kind).mkdir(exist_ok=True)
+        for path in (folder / kind).iterdir():
+            name = path.stem.removeprefix("part-")
+            if path.suffix != ".parquet" or not (folder / _LEDGER / f"{name}.json").exists():
+                path.unlink()
+        if not any((folder / kind).iterdir()):
+            pq.write_table(empty.empty_table(), folder / kind / "part-empty.parquet")
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write one part's file: aside, fsync, rename."""
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    stored = schema.STORED if table.schema == schema.PAIRS else {"compression": "zstd"}
+    pq.write_table(table, aside, **stored)
+    artefacts.flush(aside)
+    aside.replace(path)
+
+
+def _nothing_usable(folder: Path, inputs: Sequence[str], total: Part) -> InputError:
+    """Says what was wrong with the first rows, since the rejects themselves are not published."""
+    first = pads.dataset(folder / "rejects", schema=schema.REJECTS).head(3).to_pylist()
+    examples = [f"{row['source']}:{row['line']}: {row['message']} {row['suggestion']}" for row in first]
+    counts = ", ".join(f"{code} {count}" for code, count in sorted(total.codes.items()))
+    if not total.pairs_read:
+        message, remedy = "holds no rows.", "Check that it is the right file."
+    else:
+        message = f"can be used: {counts}. The first:\n    " + "\n    ".join(examples)
+        message, remedy = f"None of the {total.pairs_read} rows {message}", "Repair the source and run again."
+    return InputError("nothing_usable", f"{', '.join(inputs)}: {message}", remedy)
+
+
+_PRINTED = ["image_sha256", "text", "label"]
+
+
+def _fingerprint(pairs: pa.Table | pa.RecordBatch) -> int:
     """Order-free: the sum over rows of a hash of picture, text and label, modulo 2**128."""
     total = 0
-    for sha, words, label in zip(
-        pairs["image_sha256"].to_pylist(), pairs["text"].to_pylist(), pairs["label"].to_pylist(), strict=True
-    ):  # fmt: skip
+    for sha, words, label in zip(*(pairs[name].to_pylist() for name in _PRINTED), strict=True):
         total += int.from_bytes(hashlib.blake2b(f"{sha}\0{words}\0{label}".encode()).digest()[:16])
     return total % 2**128

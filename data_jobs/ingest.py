@@ -2,117 +2,109 @@
 
     python -m data_jobs.ingest --csv pairs.csv [--image-base-path DIR] --output-dir DATASET
     python -m data_jobs.ingest --persian-json DIR --output-dir DATASET
+    python -m data_jobs.ingest --image-folder DIR --output-dir DATASET
+    python -m data_jobs.ingest --parquet FILE_OR_DIR --output-dir DATASET
 
-Streams: files are read, pictures decoded and parts written by Ray tasks; the driver sees only counts.
+Sources are local paths or anything fsspec opens (s3://, gs://, http://, zip://pairs.csv::catalogue.zip). Streams: files
+are read, pictures decoded and parts written by Ray tasks; the driver sees only counts. A run that was killed or
+stopped goes on with --resume.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.data import TaskPoolStrategy
-
-from data_jobs import command, dataset, images, progress, sources
-from data_jobs.artefacts import publish
-from data_jobs.dataset import MARKER, Part
-from data_jobs.errors import InputError
-from data_jobs.session import connected
-from data_jobs.sources import Item, Note, Passage, Record, Reject
-
-_KINDS: dict[str, type[Item]] = {kind.__name__: kind for kind in (Record, Passage, Reject, Note)}
+from data_jobs import command, dataset, files, formats, images, session, stream, text
+from data_jobs.artefacts import resumable
+from data_jobs.dataset import MARKER
+from data_jobs.sources import Source
 
 
 @dataclass(frozen=True)
 class Ingest:
     output_dir: Path
-    """Where the dataset appears, whole, at the end."""
-    csv: Path | None = None
+    """Where the dataset appears, whole, at the end. On a cluster: storage that every node sees."""
+    csv: str | None = None
     """CSV with the columns image_path,text,label; others are kept as metadata."""
-    persian_json: Path | None = None
-    """Folder of JSON records with title, response and image_path or folder_path."""
-    image_base_path: Path | None = None
-    """Folder that relative image paths of the CSV start from (default: the CSV's own)."""
+    persian_json: str | None = None
+    """Folder of JSON records with title, response and image_path or folder_path; or one such file."""
+    image_folder: str | None = None
+    """Folder of pictures with metadata.csv or metadata.jsonl (file_name,text)."""
+    parquet: str | None = None
+    """Parquet file or folder with image_path or image, text and label; or a dataset of ours."""
+    image_base_path: str | None = None
+    """Folder that relative image paths of --csv or --parquet start from (default: the file's own)."""
     image_size: int = 256
     """Shortest side, in pixels, that pictures are stored at; never enlarged."""
     max_pixels: int = images.MAX_PIXELS
     """Pictures with more pixels are rejected as decompression bombs."""
-    rows_per_part: int = 256
+    rows_per_part: int = stream.ROWS_PER_PART
     """Rows that one task checks and writes together."""
     overwrite: bool = False
     """Replace an earlier dataset in the output directory."""
+    resume: bool = False
+    """Go on with a run that was killed or stopped; same flags, same files."""
 
 
 def run(config: Ingest) -> dict[str, Any]:
     """Ingest, print the counts and return the report. Raises InputError."""
-    if (config.csv is None) == (config.persian_json is None):
-        raise InputError(
-            "bad_arguments", "Give either --csv or --persian-json.", "See --help for the formats."
-        )
-    if config.csv is not None:
-        next(sources.read_csv(config.csv, config.image_base_path), None)  # unusable as a whole: now
-        files = [config.csv.absolute()]
-    else:
-        assert config.persian_json is not None
-        files = sources.persian_json_files(config.persian_json.absolute())
+    source = formats.source_of(
+        csv=config.csv,
+        persian_json=config.persian_json,
+        image_folder=config.image_folder,
+        parquet=config.parquet,
+        image_base_path=config.image_base_path,
+    )
     for name in ("image_size", "max_pixels", "rows_per_part"):
         command.positive(name, getattr(config, name))
-    base = config.image_base_path.absolute() if config.image_base_path else None
-    with publish(config.output_dir, marker=MARKER, overwrite=config.overwrite) as folder, connected():
-        parts = list(_stream(config, [str(file) for file in files], base, folder))
-        report = dataset.finish(
-            folder,
-            parts,
-            image_size=config.image_size,
-            inputs=[str(config.csv or config.persian_json)],
-            pairs_required=config.csv is not None,
-        )
+    work = resumable(
+        config.output_dir,
+        marker=MARKER,
+        plan=_plan(config, source),
+        overwrite=config.overwrite,
+        resume=config.resume,
+    )
+    try:
+        with work as folder, session.connected():
+            stream.ingest(
+                source,
+                folder,
+                image_size=config.image_size,
+                max_pixels=config.max_pixels,
+                rows_per_part=config.rows_per_part,
+            )
+            report = dataset.finish(
+                folder,
+                image_size=config.image_size,
+                inputs=[source.name],
+                pairs_required=source.needs_pairs,
+            )
+    except KeyboardInterrupt:
+        print("What was written is kept; go on with --resume.", file=sys.stderr)
+        raise
     pairs, passages = report["pairs"], report["passages"]
     print(
         f"{config.output_dir}: {pairs['read']} pairs read = {pairs['written']} written + "
         f"{pairs['rejected']} rejected; {passages['unique']} unique passages; {report['codes'] or 'no remarks'}"
     )
+    for warning in report["warnings"]:
+        print(f"warning ({warning['code']}): {warning['message']} {warning['suggestion']}")
+    print(f"See {config.output_dir / 'report.html'}.")
     return report
 
 
-def _stream(config: Ingest, files: list[str], base: Path | None, folder: Path) -> Iterator[Part]:
-    """Run the Ray Data pipeline and yield each part as its task answers, with progress on stderr."""
-
-    def read(batch: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-        for file in batch["item"]:
-            items = (
-                sources.read_csv(file, base) if config.csv is not None else sources.read_persian_json(file)
-            )
-            for chunk in dataset.chunks(items, config.rows_per_part):
-                yield {"item": [_pack(item) for item in chunk]}
-
-    def write(batch: dict[str, Any]) -> dict[str, list[str]]:
-        items = [_unpack(item) for item in batch["item"]]
-        part = dataset.write_part(items, folder, image_size=config.image_size, max_pixels=config.max_pixels)
-        return {"part": [part.to_json()]}
-
-    stream = (
-        ray.data.from_items(files, override_num_blocks=min(len(files), 64))
-        .map_batches(read, batch_size=1, num_cpus=0.5)
-        .repartition(target_num_rows_per_block=config.rows_per_part)
-        .map_batches(write, batch_size=config.rows_per_part, compute=TaskPoolStrategy(), num_cpus=1)
-    )
-    with progress.bar("ingest", "pairs") as bar:
-        for row in stream.iter_rows():
-            part = Part(**json.loads(row["part"]))
-            bar.update(part.pairs_read)
-            yield part
-
-
-def _pack(item: Item) -> str:
-    return json.dumps([type(item).__name__, asdict(item)], ensure_ascii=False)
-
-
-def _unpack(packed: str) -> Item:
-    kind, fields = json.loads(packed)
-    return _KINDS[kind](**fields)
+def _plan(config: Ingest, source: Source) -> dict[str, object]:
+    """What makes two runs the same work: the code's formats, the flags and the files as they are now."""
+    return {
+        "format_version": dataset.FORMAT_VERSION,
+        "text_normalizer": text.VERSION,
+        "source": repr(source),
+        "files": [[file, files.stamp(file)] for file in source.files()],
+        "image_size": config.image_size,
+        "max_pixels": config.max_pixels,
+        "rows_per_part": config.rows_per_part,
+    }
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def ray_cluster() -> Iterator[None]:
     paths = [str(REPO_ROOT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     ray.init(
+        "local",  # never a cluster that happens to run on this machine
         num_cpus=8,
         include_dashboard=False,
         object_store_memory=200 * 1024**2,
@@ -89,7 +90,7 @@ def best_model(trained: Path) -> Path:
 def passages(ray_cluster: None, catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset directory of the catalogue's Persian JSON."""
     folder = tmp_path_factory.mktemp("passages") / "persian"
-    ingest.run(Ingest(persian_json=catalogue / "persian", output_dir=folder, image_size=96))
+    ingest.run(Ingest(persian_json=str(catalogue / "persian"), output_dir=folder, image_size=96))
     return folder
 
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import save_photos
 
 from data_jobs import schema, text
-from data_jobs.dataset import MARKER, Part, chunks, finish, from_csv, read_pairs, read_report, write_part
+from data_jobs.dataset import MARKER, Part, finish, from_csv, read_pairs, read_report, summed, write_part
 from data_jobs.drawing import describe, random_products
 from data_jobs.errors import InputError
-from data_jobs.sources import Item, Note, Passage, Record, Reject
+from data_jobs.items import Item, Note, Passage, Record, Reject
 
 PRODUCTS = random_products(6, seed=1)
 
@@ -39,11 +39,12 @@ def _passage(identity: str, title: str, image: str | None = None) -> Passage:
 
 def _write(folder: Path, *parts: list[Item]) -> list[Part]:
     folder.mkdir(exist_ok=True)
-    return [write_part(items, folder, image_size=32) for items in parts]
+    return [write_part(f"{n:03d}", items, folder, image_size=32) for n, items in enumerate(parts)]
 
 
 def _fingerprint(folder: Path, *parts: list[Item]) -> str:
-    report = finish(folder, _write(folder, *parts), image_size=32, inputs=["pairs.csv"])
+    _write(folder, *parts)
+    report = finish(folder, image_size=32, inputs=["pairs.csv"])
     fingerprint: str = report["fingerprint"]
     return fingerprint
 
@@ -52,12 +53,12 @@ def test_counts_reconcile(tmp_path: Path, records: list[Record]) -> None:
     gone = replace(records[0], image_path=str(tmp_path / "gone.jpg"))
     broken = Reject("pairs.csv", 9, None, "bad_label", "message", "suggestion")
     notes = [Note("f.json", 1, "no_photos"), Note("f.json", 2, "no_photos")]
-    parts = _write(
+    _write(
         tmp_path,
         [*records[:2], gone, broken, _passage("a", "kebab")],
         [*records[2:], *notes, _passage("a", "kebab"), _passage("b", "stew")],
     )
-    report = finish(tmp_path, parts, image_size=32, inputs=["pairs.csv"])
+    report = finish(tmp_path, image_size=32, inputs=["pairs.csv"])
     assert report["pairs"] == {"read": 8, "written": 6, "rejected": 2}
     assert report["labels"] == {"match": 5, "mismatch": 1}
     assert report["passages"] == {"read": 3, "unique": 2}
@@ -65,23 +66,53 @@ def test_counts_reconcile(tmp_path: Path, records: list[Record]) -> None:
     assert (report["text_normalizer"], report["image_size"]) == (text.VERSION, 32)
     assert report == read_report(tmp_path) == json.loads((tmp_path / MARKER).read_text())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "docstore.parquet", "pairs", "rejects", MARKER,
+        "docstore.parquet", "pairs", "rejects", "rejects.csv", "report.html", MARKER,
     ]  # fmt: skip
     assert read_pairs(tmp_path).num_rows == 6
-    assert pq.read_table(tmp_path / "rejects")["code"].to_pylist() == ["missing_image", "bad_label"]
+    assert pq.read_table(tmp_path / "rejects")["code"].to_pylist() == ["bad_label", "missing_image"]
+    listed = (tmp_path / "rejects.csv").read_text().splitlines()
+    assert listed[0] == "source,line,image_path,code,message,suggestion"
+    assert [row.split(",")[3] for row in listed[1:]] == ["missing_image", "bad_label"]  # by file and line
     docstore = pq.read_table(tmp_path / "docstore.parquet")
     assert docstore.schema == schema.DOCSTORE
     assert docstore["id"].to_pylist() == ["a", "b"]
 
 
-def test_a_part_nobody_answered_for_is_dropped(tmp_path: Path, records: list[Record]) -> None:
-    kept, _ = _write(
+def test_a_part_that_is_not_in_the_ledger_is_dropped(tmp_path: Path, records: list[Record]) -> None:
+    kept, lost = _write(
         tmp_path, [*records[:2], _passage("a", "kebab")], [*records, _passage("b", "stew")]
     )  # fmt: skip
-    report = finish(tmp_path, [kept], image_size=32, inputs=["pairs.csv"])
+    (tmp_path / "ledger" / f"{lost.name}.json").unlink()  # its worker died before it entered the part
+    (tmp_path / "pairs" / ".part-002.parquet.1a2b").write_text("half-written")
+    report = finish(tmp_path, image_size=32, inputs=["pairs.csv"])
     assert report["pairs"]["written"] == read_pairs(tmp_path).num_rows == 2
     assert pq.read_table(tmp_path / "docstore.parquet")["id"].to_pylist() == ["a"]
-    assert [path.name for path in (tmp_path / "pairs").iterdir()] == [kept.name]
+    assert [path.name for path in (tmp_path / "pairs").iterdir()] == [f"part-{kept.name}.parquet"]
+
+
+def test_a_part_in_the_ledger_is_not_done_again(tmp_path: Path, records: list[Record]) -> None:
+    (first,) = _write(tmp_path, [*records])
+    written = (tmp_path / "pairs" / "part-000.parquet").stat().st_mtime_ns
+    assert write_part("000", [Note("f", 1, "x")], tmp_path, image_size=32) == first
+    assert (tmp_path / "pairs" / "part-000.parquet").stat().st_mtime_ns == written
+
+
+def test_a_part_written_twice_is_the_same_part(tmp_path: Path, records: list[Record]) -> None:
+    (first,) = _write(tmp_path, [*records])
+    bytes_of = (tmp_path / "pairs" / "part-000.parquet").read_bytes()
+    (tmp_path / "ledger" / "000.json").unlink()
+    assert _write(tmp_path, [*records]) == [first]
+    assert (tmp_path / "pairs" / "part-000.parquet").read_bytes() == bytes_of
+    assert len(list((tmp_path / "pairs").iterdir())) == 1
+
+
+def test_a_passage_does_not_name_a_photo_that_was_refused(tmp_path: Path, records: list[Record]) -> None:
+    gone = replace(records[0], image_path=str(tmp_path / "gone.jpg"))
+    passages = [_passage("a", "kebab", gone.image_path), _passage("b", "stew", records[1].image_path)]
+    _write(tmp_path, [gone, records[1], *passages])
+    finish(tmp_path, image_size=32, inputs=["f.json"])
+    kept = pq.read_table(tmp_path / "docstore.parquet")["image_path"].to_pylist()
+    assert kept == [None, records[1].image_path]
 
 
 def test_a_part_survives_its_way_through_json(tmp_path: Path, records: list[Record]) -> None:
@@ -114,25 +145,48 @@ def test_of_equal_passages_the_same_is_kept_whatever_the_order(tmp_path: Path) -
     kept = set()
     for i, order in enumerate(itertools.permutations(passages)):
         folder = tmp_path / str(i)
-        finish(folder, _write(folder, *([item] for item in order)), image_size=32, inputs=[])
+        _write(folder, *([item] for item in order))
+        finish(folder, image_size=32, inputs=[])
         (row,) = pq.read_table(folder / "docstore.parquet").to_pylist()
         kept.add((row["title"], row["image_path"]))
     assert kept == {("kebab", "k.jpg")}
 
 
 def test_passages_without_pairs_are_a_dataset(tmp_path: Path) -> None:
-    report = finish(tmp_path, _write(tmp_path, [_passage("a", "kebab")]), image_size=32, inputs=["f.json"])
+    _write(tmp_path, [_passage("a", "kebab")])
+    report = finish(tmp_path, image_size=32, inputs=["f.json"])
     assert report["pairs"] == {"read": 0, "written": 0, "rejected": 0}
     assert read_pairs(tmp_path).schema.names == schema.PAIRS.names
     assert read_pairs(tmp_path).num_rows == 0
 
 
-def test_nothing_usable_is_an_error_which_counts_the_reasons(tmp_path: Path, records: list[Record]) -> None:
-    gone = [replace(record, image_path="gone.jpg") for record in records]
-    parts = _write(tmp_path, [*gone])
-    with pytest.raises(InputError, match=r"6 rows of pairs.csv .*'missing_image': 6") as refusal:
-        finish(tmp_path, parts, image_size=32, inputs=["pairs.csv"])
+def test_nothing_usable_is_an_error_which_shows_the_first_rows(tmp_path: Path, records: list[Record]) -> None:
+    _write(tmp_path, [replace(record, image_path="gone.jpg") for record in records])
+    with pytest.raises(
+        InputError, match=r"pairs.csv: None of the 6 rows can be used: missing_image 6"
+    ) as refusal:
+        finish(tmp_path, image_size=32, inputs=["pairs.csv"])
     assert refusal.value.code == "nothing_usable"
+    assert "pairs.csv:2: The picture gone.jpg cannot be read" in refusal.value.message
+
+
+def test_a_source_without_rows_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"pairs.csv: holds no rows") as refusal:
+        finish(tmp_path, image_size=32, inputs=["pairs.csv"])
+    assert refusal.value.code == "nothing_usable"
+    report = finish(tmp_path, image_size=32, inputs=["pairs.csv"], may_be_empty=True)
+    assert report["pairs"] == {"read": 0, "written": 0, "rejected": 0}
+
+
+def test_the_counts_of_several_datasets_add_up(tmp_path: Path, records: list[Record]) -> None:
+    reports = []
+    for name, members in {"a": records[:4], "b": records[4:], "all": records}.items():
+        _write(tmp_path / name, [*members])
+        reports.append(finish(tmp_path / name, image_size=32, inputs=[name]))
+    total = summed(reports[:2])
+    for count in ("pairs", "labels", "codes", "fingerprint"):
+        assert total[count] == reports[2][count], count
+    assert total["inputs"] == ["a", "b"]
 
 
 def _csv(folder: Path, photos: Path, *rows: str) -> Path:
@@ -181,7 +235,8 @@ def test_pairs_are_read_in_one_order(tmp_path: Path, records: list[Record]) -> N
     tables = []
     for name, parts in {"one": [[*records]], "many": [[record] for record in reversed(records)]}.items():
         folder = tmp_path / name
-        finish(folder, _write(folder, *parts), image_size=32, inputs=[])
+        _write(folder, *parts)
+        finish(folder, image_size=32, inputs=[])
         tables.append(read_pairs(folder))
     assert tables[0].equals(tables[1])
     identities = tables[0]["pair_id"].to_pylist()
@@ -189,7 +244,8 @@ def test_pairs_are_read_in_one_order(tmp_path: Path, records: list[Record]) -> N
 
 
 def test_columns_can_be_chosen(tmp_path: Path, records: list[Record]) -> None:
-    finish(tmp_path, _write(tmp_path, [*records]), image_size=32, inputs=[])
+    _write(tmp_path, [*records])
+    finish(tmp_path, image_size=32, inputs=[])
     table = read_pairs(tmp_path, ["text", "label"])
     assert set(table.column_names) == {"text", "label", "pair_id"}
     assert table["text"].to_pylist() == read_pairs(tmp_path)["text"].to_pylist()
@@ -201,10 +257,3 @@ def test_another_directory_is_no_dataset(tmp_path: Path) -> None:
             read(tmp_path)
         assert refusal.value.code == "not_a_dataset"
         assert "data_jobs.ingest" in refusal.value.suggestion
-
-
-def test_chunks() -> None:
-    items: list[Item] = [Note("f", line, "x") for line in range(5)]
-    assert [len(chunk) for chunk in chunks(iter(items), 2)] == [2, 2, 1]
-    assert list(itertools.chain(*chunks(items, 2))) == items
-    assert list(chunks([], 2)) == []

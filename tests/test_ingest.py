@@ -32,7 +32,9 @@ def _write_csv(folder: Path) -> Path:
 
 
 def test_broken_rows_are_rejected_by_line_and_the_others_written(tmp_path: Path) -> None:
-    config = Ingest(output_dir=tmp_path / "out", csv=_write_csv(tmp_path), image_size=32, rows_per_part=16)
+    config = Ingest(
+        output_dir=tmp_path / "out", csv=str(_write_csv(tmp_path)), image_size=32, rows_per_part=16
+    )
     report = run(config)
     assert report["pairs"] == {"read": 45, "written": 40, "rejected": 5}
     assert report["labels"] == {"match": 30, "mismatch": 10}
@@ -73,7 +75,7 @@ def test_persian_json_in_all_shapes(tmp_path: Path) -> None:
     lines = [json.dumps(again), "{broken", json.dumps(lost)]
     (source / "lines.json").write_text("\n".join(lines))
 
-    report = run(Ingest(output_dir=tmp_path / "out", persian_json=source))
+    report = run(Ingest(output_dir=tmp_path / "out", persian_json=str(source)))
     assert report["pairs"] == {"read": 4, "written": 2, "rejected": 2}
     assert report["passages"] == {"read": 5, "unique": 4}
     assert report["codes"] == {"no_photos": 2, "unreadable_json": 1, "missing_image": 1}
@@ -89,7 +91,7 @@ def test_persian_json_in_all_shapes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not PERSIAN_FOOD.is_dir(), reason=f"the recipe corpus {PERSIAN_FOOD} is not here")
 def test_the_published_recipes_give_1389_passages(tmp_path: Path) -> None:
-    report = run(Ingest(output_dir=tmp_path / "out", persian_json=PERSIAN_FOOD))
+    report = run(Ingest(output_dir=tmp_path / "out", persian_json=str(PERSIAN_FOOD)))
     assert report["passages"]["unique"] == 1389
     assert pq.read_table(tmp_path / "out" / "docstore.parquet").num_rows == 1389
     assert report["pairs"] == {"read": 2, "written": 2, "rejected": 0}
@@ -99,9 +101,9 @@ def test_the_published_recipes_give_1389_passages(tmp_path: Path) -> None:
 def test_a_failed_ingest_leaves_the_old_dataset(tmp_path: Path) -> None:
     good, bad = _write_csv(tmp_path), tmp_path / "bad.csv"
     bad.write_text("image_path,text,label\ngone.jpg,mug,0\n")
-    report = run(Ingest(output_dir=tmp_path / "out", csv=good, image_size=32))
+    report = run(Ingest(output_dir=tmp_path / "out", csv=str(good), image_size=32))
     with pytest.raises(InputError, match="None of the 1 rows"):
-        run(Ingest(output_dir=tmp_path / "out", csv=bad, overwrite=True))
+        run(Ingest(output_dir=tmp_path / "out", csv=str(bad), overwrite=True))
     assert dataset.read_report(tmp_path / "out") == report
     assert not list(tmp_path.glob(".out*"))
 
@@ -110,8 +112,8 @@ def test_what_cannot_be_ingested_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "wrong.csv").write_text("path,caption\n")
     cases = {
         "bad_arguments": Ingest(output_dir=tmp_path / "out"),
-        "wrong_columns": Ingest(output_dir=tmp_path / "out", csv=tmp_path / "wrong.csv"),
-        "missing_source": Ingest(output_dir=tmp_path / "out", persian_json=tmp_path),
+        "wrong_columns": Ingest(output_dir=tmp_path / "out", csv=str(tmp_path / "wrong.csv")),
+        "missing_source": Ingest(output_dir=tmp_path / "out", persian_json=str(tmp_path)),
     }
     for code, config in cases.items():
         with pytest.raises(InputError) as refusal:

@@ -29,8 +29,9 @@ from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
-from data_jobs import command, dataset, progress, sources
+from data_jobs import command, dataset, progress
 from data_jobs.artefacts import refuse_overwrite, write_file
+from data_jobs.csv_pairs import CsvPairs
 from data_jobs.errors import InputError
 from data_jobs.session import connected
 from data_jobs.splits import split_of
@@ -178,7 +179,7 @@ def _check_inputs(config: Finetune) -> None:
         if given == 2 or (given == 0 and role != "calibration"):
             raise InputError("bad_arguments", f"Give either --{role}-data or --{role}-csv.", "See --help.")
         if csv is not None:
-            next(sources.read_csv(csv, config.image_base_path), None)
+            CsvPairs.open(str(csv))
         elif folder is not None:
             dataset.read_report(folder)
     if config.model_name.startswith(scratch.PREFIX):
