@@ -11,12 +11,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {"data_jobs": set(), "train_jobs": {"data_jobs"}, "serve_app": {"data_jobs", "train_jobs"}}
 """Package -> the others that it may import."""
 JOBS = {
-    "data_jobs.ingest", "data_jobs.make_sample",
-    "train_jobs.build_index", "train_jobs.evaluate", "train_jobs.finetune",
+    "data_jobs.ingest", "data_jobs.make_mismatches", "data_jobs.make_sample", "data_jobs.split", "data_jobs.validate",
+    "train_jobs.build_index", "train_jobs.embed", "train_jobs.evaluate", "train_jobs.finetune",
     "serve_app.demo",
 }  # fmt: skip
 KNOW_RAY = JOBS | {
     "data_jobs.session",  # how jobs reach Ray
+    "data_jobs.stream",  # how the verbs that read raw files use it
     "serve_app.app", "serve_app.embedding", "serve_app.ingress", "serve_app.retrieval",  # Serve deployments
     "serve_app.web",  # maps Serve's back-pressure to a status
 }  # fmt: skip
