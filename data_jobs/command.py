@@ -29,7 +29,12 @@ def main(config_class: type[C], run: Callable[[C], Any], description: str | None
     `run` may return an int to set the exit code. InputError is printed without a stack trace, unless CLIP_DEBUG
     is set.
     """
-    config = tyro.cli(config_class, description=description)
+    name = (
+        run.__module__
+        if run.__module__ != "__main__"
+        else getattr(sys.modules["__main__"].__spec__, "name", None)
+    )
+    config = tyro.cli(config_class, prog=name and f"python -m {name}", description=description)
     try:
         result = run(config)
     except InputError as error:

@@ -1,6 +1,8 @@
 """Ingest on a real Ray: broken rows among good ones, counts that reconcile, nothing half-written."""
 
+import csv
 import json
+import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,7 +14,8 @@ from data_jobs.drawing import describe, draw, random_products
 from data_jobs.errors import InputError
 from data_jobs.ingest import Ingest, run
 
-PERSIAN_FOOD = REPO_ROOT.parent / "shared" / "data" / "persian_food"
+DATA = REPO_ROOT.parent / "shared" / "data"
+PERSIAN_FOOD, PERSIAN_GROCERY, GROCERY = DATA / "persian_food", DATA / "persian_grocery", DATA / "grocery"
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -96,6 +99,60 @@ def test_the_published_recipes_give_1389_passages(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out" / "docstore.parquet").num_rows == 1389
     assert report["pairs"] == {"read": 2, "written": 2, "rejected": 0}
     assert dataset.read_pairs(tmp_path / "out").num_rows == 2
+
+
+@pytest.mark.skipif(
+    not PERSIAN_GROCERY.is_dir(), reason=f"the Persian catalogue {PERSIAN_GROCERY} is not here"
+)
+def test_the_persian_catalogue_gives_every_photo_once_and_one_text_a_class(tmp_path: Path) -> None:
+    run(Ingest(output_dir=tmp_path / "out", persian_json=str(PERSIAN_GROCERY), image_size=64))
+    pairs = dataset.read_pairs(tmp_path / "out", ["image_path", "text_key"]).to_pylist()
+    photos = [str(Path(pair["image_path"]).resolve()) for pair in pairs]
+    with (GROCERY / "train_matches.csv").open() as stream:
+        listed = [str((GROCERY / row["image_path"]).resolve()) for row in csv.DictReader(stream)]
+    assert sorted(photos) == sorted(listed)
+    by_class = {
+        (Path(photo).parent.name, pair["text_key"]) for photo, pair in zip(photos, pairs, strict=True)
+    }
+    assert len(by_class) == len({name for name, _ in by_class}) == 81
+
+
+@pytest.mark.skipif(not GROCERY.is_dir(), reason=f"the photos {GROCERY} are not here")
+def test_the_grocery_photos_have_no_rejects(tmp_path: Path) -> None:
+    for name, rows in {"train_matches": 2640, "val_pairs": 762}.items():
+        report = run(Ingest(output_dir=tmp_path / name, csv=str(GROCERY / f"{name}.csv"), image_size=64))
+        assert report["pairs"] == {"read": rows, "written": rows, "rejected": 0}
+
+
+def test_sources_in_an_archive_and_in_every_format_give_the_same_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "catalogue"
+    folder.mkdir()
+    _write_csv(folder)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"deep/{path.name}")
+    run(Ingest(output_dir=tmp_path / "plain", csv=str(folder / "pairs.csv"), image_size=32))
+    run(Ingest(output_dir=tmp_path / "zip", csv=f"zip://deep/pairs.csv::{tmp_path}/all.zip", image_size=32))
+    run(Ingest(output_dir=tmp_path / "again", parquet=str(tmp_path / "plain"), image_size=32))
+    rows = [row.split(",") for row in (folder / "pairs.csv").read_text().splitlines()[1:]]
+    metadata = [
+        {"file_name": image, "caption": text.strip('"'), "label": label} for image, text, label in rows
+    ]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in metadata))
+    run(Ingest(output_dir=tmp_path / "folder", image_folder=str(folder), image_size=32))
+    columns = ["text", "label", "image_sha256", "text_group"]
+    expected = _rows(tmp_path / "plain", columns)
+    assert len(expected) == 40
+    assert _rows(tmp_path / "zip", columns) == _rows(tmp_path / "folder", columns) == expected
+    again = _rows(tmp_path / "again", ["text", "label", "line", "text_group", "metadata"])
+    assert again == _rows(tmp_path / "plain", ["text", "label", "line", "text_group", "metadata"])
+    for name in ("plain", "zip", "folder"):
+        assert dataset.read_report(tmp_path / name)["pairs"] == {"read": 45, "written": 40, "rejected": 5}
+
+
+def _rows(folder: Path, columns: list[str]) -> list[tuple[object, ...]]:
+    table = dataset.read_pairs(folder, columns).to_pylist()
+    return sorted(tuple(row[name] for name in columns) for row in table)
 
 
 def test_a_failed_ingest_leaves_the_old_dataset(tmp_path: Path) -> None:

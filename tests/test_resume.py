@@ -153,13 +153,17 @@ removed_at = []
 def remove():
     while len(list(ledger.glob("*.json"))) < 5:
         time.sleep(0.01)
-    cluster.remove_node(nodes[int(sys.argv[3])], allow_graceful=False)
     removed_at.append(len(list(ledger.glob("*.json"))))
+    cluster.remove_node(nodes[int(sys.argv[3])], allow_graceful=False)
 
-threading.Thread(target=remove, daemon=True).start()
+thread = threading.Thread(target=remove)
+thread.start()
 run(Ingest(csv=source, output_dir=output, image_size=64, rows_per_part=8))
+thread.join()
 alive = sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
-print(json.dumps({"removed_at": removed_at[0], "alive": alive}))
+print(json.dumps({"removed_at": removed_at[0], "alive": alive}), flush=True)
+ray.shutdown()
+cluster.shutdown()
 """
 
 
@@ -171,7 +175,7 @@ def test_a_node_lost_midway_costs_nothing(source: Path, undisturbed: Path, tmp_p
         cwd=REPO_ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    answer = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"removed_at')))
     assert answer["removed_at"] < ROWS / 8 and answer["alive"] == 1
     same_rows(output, undisturbed)
 
