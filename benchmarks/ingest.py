@@ -1,6 +1,7 @@
 """Ingest N, 4 N and 16 N pairs: peak memory of every process, and rows/s against a bare loop on the same photos.
 
     python -m benchmarks.ingest --rows 12500 --photos ../shared/data/grocery/images
+    python -m benchmarks.ingest --rows 2000 --photos ../shared/data/grocery/images --side 960
 
 The bare loop reads, decodes, resizes and encodes with the functions that ingest uses, in as many processes as there are
 cores, and does nothing else: no hashes, no texts, no Parquet, no Ray. It runs before, between and after the ingests.
@@ -29,6 +30,7 @@ from typing import Any
 
 import psutil
 import tyro
+from PIL import Image
 
 from data_jobs import dataset, images, ingest, make_sample, stream
 from data_jobs.ingest import Ingest
@@ -45,6 +47,8 @@ class Config:
     """Folder of JPEG photos (default: 500 drawn ones)."""
     pool: int = 2000
     """Most photos taken from the folder."""
+    side: int | None = None
+    """Instead of the photos: mosaics of them, so many pixels square, that are as detailed as photos of that size."""
     child: tuple[str, str] | None = None
     """Used by the benchmark itself: ingest this CSV into this directory and print the seconds of each phase."""
 
@@ -101,7 +105,25 @@ def pool_of(config: Config, scratch: Path) -> list[Path]:
     else:
         found = sorted(path.absolute() for path in config.photos.rglob("*.jpg"))
     random.Random(0).shuffle(found)
-    return found[: config.pool]
+    return (
+        mosaics(found, config.side, scratch, min(config.pool, 500)) if config.side else found[: config.pool]
+    )
+
+
+def mosaics(photos: list[Path], side: int, scratch: Path, count: int) -> list[Path]:
+    made = []
+    for number in range(count):
+        canvas = Image.new("RGB", (side, side))
+        place, x, y, height = number, 0, 0, 0
+        while y < side:
+            with Image.open(photos[place * 7919 % len(photos)]) as photo:
+                canvas.paste(photo, (x, y))
+                x, height, place = x + photo.width, max(height, photo.height), place + 1
+            if x >= side:
+                x, y, height = 0, y + height, 0
+        made.append(scratch / f"mosaic{number}.jpg")
+        canvas.save(made[-1], quality=90)
+    return made
 
 
 def measure(rows: int, photos: list[Path], scratch: Path) -> dict[str, Any]:

@@ -103,8 +103,8 @@ def _alone(aside: Path) -> Iterator[None]:
     with lock.open("w") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = lock.exists() and os.fstat(held.fileno()).st_ino == lock.stat().st_ino
-        except BlockingIOError:
+            mine = os.fstat(held.fileno()).st_ino == lock.stat().st_ino
+        except (BlockingIOError, FileNotFoundError):  # held, or removed since it was opened
             mine = False
         if not mine:
             raise InputError(

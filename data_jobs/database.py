@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-MEMORY_LIMIT = "1GB"
+MEMORY_LIMIT = "300MB"
 """What DuckDB keeps in memory; beyond it a query spills."""
 
 

@@ -49,6 +49,11 @@ def same_rows(folder: Path, other: Path) -> None:
     assert not list(folder.parent.glob(f".{folder.name}*"))
 
 
+def hear_ctrl_c() -> None:
+    """Else a suite that runs in the background, where shells ignore SIGINT, hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(source: Path, output: Path, *flags: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [
@@ -56,6 +61,7 @@ def start(source: Path, output: Path, *flags: str) -> "subprocess.Popen[str]":
             "--image-size", "64", "--rows-per-part", "8", *flags,
         ],
         cwd=REPO_ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=hear_ctrl_c,
     )  # fmt: skip
 
 
