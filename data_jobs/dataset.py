@@ -115,9 +115,11 @@ def finish(
     if not may_be_empty and not total.pairs and (pairs_required or not total.passages):
         raise _nothing_usable(folder, inputs, total)
     unique = docstore.join(folder / "passages", folder / "docstore.parquet")
-    shutil.rmtree(folder / "passages")
+    report = _report(folder, total, unique, image_size, inputs)
+    # In this order, so that a run killed between them and resumed does the parts again instead of missing passages.
     shutil.rmtree(folder / _LEDGER, ignore_errors=True)
-    return _report(folder, total, unique, image_size, inputs)
+    shutil.rmtree(folder / "passages")
+    return report
 
 
 def finish_selection(folder: Path, origin: Path) -> dict[str, Any]:

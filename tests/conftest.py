@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -134,3 +135,8 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def hear_ctrl_c() -> None:
+    """Else a suite that runs in the background, where shells ignore SIGINT, hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

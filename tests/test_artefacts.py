@@ -2,15 +2,19 @@
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import hear_ctrl_c
 
 from data_jobs import artefacts
-from data_jobs.artefacts import publish, refuse_overwrite, write_file
+from data_jobs.artefacts import publish, refuse_overwrite, resumable, write_file
 from data_jobs.errors import InputError
 
 MARKER = "report.json"
@@ -214,3 +218,304 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     write_file(tmp_path / "CURRENT", "ماگ")
     assert (tmp_path / "CURRENT").read_text(encoding="utf-8") == "ماگ"
     assert [path.name for path in tmp_path.iterdir()] == ["CURRENT"]
+
+
+# ---------------------------------------------------------------------------------- long work, taken up again
+
+PLAN: Mapping[str, object] = {"size": 256, "files": [["a.csv", "17 5"], ["گل.csv", None]]}
+
+
+def _work(
+    final: Path,
+    name: str,
+    *,
+    plan: Mapping[str, object] = PLAN,
+    error: BaseException | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> list[str]:
+    """Write `name` into the work of `final`, and what `error` says; what an earlier run had left there."""
+    with resumable(final, marker=MARKER, plan=plan, overwrite=overwrite, resume=resume) as folder:
+        before = _names(folder)
+        (folder / "parts").mkdir(exist_ok=True)
+        (folder / "parts" / name).write_text(name)
+        if error is not None:
+            raise error
+        (folder / MARKER).write_text(name)
+    return before
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != "plan.json")
+
+
+def _interrupted(final: Path, name: str, *, overwrite: bool = False) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _work(final, name, error=KeyboardInterrupt(), overwrite=overwrite)
+
+
+def test_work_without_accidents_is_published_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    final = tmp_path / "deep" / "out"
+    for resume in (False, True):
+        assert _work(final, "1", resume=resume, overwrite=resume) == []
+        assert _names(final) == ["1", MARKER]
+        assert [path.name for path in final.parent.iterdir()] == ["out"]
+        assert not (final / "plan.json").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(1), OSError(28, "No space left on device")]
+)
+def test_work_that_was_interrupted_is_taken_up(tmp_path: Path, error: BaseException) -> None:
+    final = tmp_path / "out"
+    with pytest.raises(type(error)):
+        _work(final, "1", error=error)
+    assert not final.exists()
+    with pytest.raises(type(error)):
+        _work(final, "2", error=error, resume=True)
+    assert _work(final, "3", resume=True) == ["1", "2"]
+    assert _names(final) == ["1", "2", "3", MARKER]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_without_resume_work_starts_anew(tmp_path: Path) -> None:
+    _interrupted(tmp_path / "out", "1")
+    assert _work(tmp_path / "out", "2", plan={"other": "plan"}) == []
+    assert _names(tmp_path / "out") == ["2", MARKER]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_work_that_can_never_succeed_is_removed(tmp_path: Path) -> None:
+    _interrupted(tmp_path / "out", "1")
+    with pytest.raises(InputError, match="No row"):
+        _work(tmp_path / "out", "2", error=InputError("nothing_usable", "No row.", "Give one."), resume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({**PLAN, "size": 128}, "had other size: size was 256 and is now 128"),
+        (
+            {**PLAN, "files": [["a.csv", "17 6"]]},
+            "files was [['a.csv', '17 5'], ['گل.csv', None]] and is now",
+        ),
+        ({**PLAN, "seed": 1}, "seed was None and is now 1"),
+        ({"size": 1, "files": []}, "had other files, size:"),
+        ({}, "had other files, size:"),
+    ],
+)
+def test_another_plan_is_refused_by_name_and_the_work_stays(
+    tmp_path: Path, plan: Mapping[str, object], said: str
+) -> None:
+    _interrupted(tmp_path / "out", "1")
+    with pytest.raises(InputError) as refusal:
+        _work(tmp_path / "out", "2", plan=plan, resume=True)
+    assert refusal.value.code == "other_plan"
+    assert said in refusal.value.message and "--resume" in refusal.value.suggestion
+    assert _work(tmp_path / "out", "3", resume=True) == ["1"]
+
+
+def test_a_plan_is_compared_as_json(tmp_path: Path) -> None:
+    _interrupted(tmp_path / "out", "1")
+    same = {"files": (("a.csv", "17 5"), ("گل.csv", None)), "size": 256}  # tuples, in another order
+    assert _work(tmp_path / "out", "2", plan=same, resume=True) == ["1"]
+
+
+def test_what_has_no_plan_is_not_taken_up(tmp_path: Path) -> None:
+    (tmp_path / ".out.unfinished").mkdir()
+    (tmp_path / ".out.unfinished" / "stray").write_text("of a run that was killed before it began")
+    assert _work(tmp_path / "out", "1", resume=True) == []
+    assert _names(tmp_path / "out") == ["1", MARKER]
+
+
+def test_overwriting_replaces_at_the_end_only(tmp_path: Path) -> None:
+    final = tmp_path / "out"
+    _work(final, "old")
+    _interrupted(final, "1", overwrite=True)
+    assert _names(final) == ["old", MARKER]
+    assert _work(final, "2", overwrite=True, resume=True) == ["1"]
+    assert _names(final) == ["1", "2", MARKER]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_output_is_not_replaced_unless_told_and_the_work_stays(tmp_path: Path, resume: bool) -> None:
+    _interrupted(tmp_path / "out", "1")
+    _publish(tmp_path / "out", "other")
+    with pytest.raises(InputError) as refusal:
+        _work(tmp_path / "out", "2", resume=resume)
+    assert refusal.value.code == "output_exists"
+    assert _version(tmp_path / "out") == "other"
+    assert _work(tmp_path / "out", "3", resume=True, overwrite=True) == ["1"]
+
+
+def test_what_another_job_published_meanwhile_costs_no_work(tmp_path: Path) -> None:
+    with (  # noqa: PT012
+        pytest.raises(InputError, match="exists"),
+        resumable(tmp_path / "out", marker=MARKER, plan=PLAN) as folder,
+    ):
+        (folder / MARKER).write_text("slow")
+        _publish(tmp_path / "out", "fast")
+    assert _version(tmp_path / "out") == "fast"
+    assert _work(tmp_path / "out", "1", resume=True, overwrite=True) == [MARKER]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_disk_that_fails_at_the_last_moment_costs_no_work(tmp_path: Path) -> None:
+    with (  # noqa: PT012
+        pytest.raises(FileNotFoundError),
+        resumable(tmp_path / "out", marker=MARKER, plan=PLAN) as folder,
+    ):
+        (folder / MARKER).write_text("whole")
+        (folder / "link").symlink_to("nowhere")  # cannot be flushed
+    assert not (tmp_path / "out").exists()
+    (tmp_path / ".out.unfinished" / "link").unlink()
+    assert _work(tmp_path / "out", "1", resume=True) == [MARKER]
+
+
+def test_a_link_stays_when_long_work_replaces_what_it_points_to(tmp_path: Path) -> None:
+    _publish(tmp_path / "v1", "old")
+    (tmp_path / "current").symlink_to("v1")
+    _work(tmp_path / "current", "new", overwrite=True)
+    assert _names(tmp_path / "v1") == ["new", MARKER]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1"]
+
+
+RESUMABLE = """
+import json, sys
+from pathlib import Path
+from data_jobs.artefacts import resumable
+from data_jobs.errors import InputError
+final, name, flags = sys.argv[1], sys.argv[2], sys.argv[3:]
+try:
+    with resumable(
+        final, marker="report.json", plan={"size": 1}, resume="resume" in flags, overwrite="overwrite" in flags
+    ) as folder:
+        print(json.dumps(sorted(path.name for path in folder.iterdir() if path.name != "plan.json")), flush=True)
+        (folder / name).write_text(name)
+        print("written", flush=True)
+        if "wait" in flags:
+            input()  # the test kills us here, in the middle
+        (folder / "report.json").write_text(name)
+except InputError as error:
+    print(error.code, flush=True)
+    sys.exit(2)
+"""
+
+
+def _run(root: Path, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", RESUMABLE, *arguments],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,
+    )  # fmt: skip
+
+
+def _wait_for(job: "subprocess.Popen[str]", line: str) -> None:
+    assert job.stdout is not None
+    for found in job.stdout:
+        if found == f"{line}\n":
+            return
+    raise AssertionError(f"the job ended without {line!r}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_process_leaves_its_work_and_no_lock(
+    tmp_path: Path, root: Path, how: signal.Signals
+) -> None:
+    final = str(tmp_path / "out")
+    with _run(root, final, "1", "wait") as first:
+        _wait_for(first, "written")
+        first.send_signal(how)
+        first.wait()
+        assert first.returncode == -how
+    assert not (tmp_path / "out").exists()
+    done = subprocess.run(
+        [sys.executable, "-c", RESUMABLE, final, "2", "resume"],
+        env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == '["1"]\nwritten\n'
+    assert _names(tmp_path / "out") == ["1", "2", MARKER]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("flags", [[], ["resume"]])
+def test_two_runs_at_once_are_refused_and_the_first_goes_on(
+    tmp_path: Path, root: Path, flags: list[str]
+) -> None:
+    final = tmp_path / "out"
+    with _run(root, str(final), "1", "wait") as first:
+        _wait_for(first, "written")
+        with pytest.raises(InputError) as refusal:
+            _work(final, "2", plan={"size": 1}, resume="resume" in flags)
+        assert refusal.value.code == "already_running" and "--output-dir" in refusal.value.suggestion
+        with _run(root, str(final), "3", *flags) as other:
+            other.wait()
+            assert other.returncode == 2
+        with _run(root, str(tmp_path / "elsewhere"), "4") as neighbour:
+            neighbour.wait()
+            assert neighbour.returncode == 0
+        first.communicate("\n")
+        assert first.returncode == 0
+    assert _names(final) == ["1", MARKER]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
+
+
+def test_of_many_runs_at_once_one_works_at_a_time(tmp_path: Path, root: Path) -> None:
+    """Whoever gets the lock works alone, though others make, lock and remove the same lock file."""
+    jobs = [_run(root, str(tmp_path / "out"), str(n), "overwrite") for n in range(6)]
+    said = [job.communicate() for job in jobs]
+    codes = [job.returncode for job in jobs]
+    assert set(codes) <= {0, 2} and 0 in codes, said
+    for job, (out, _) in zip(jobs, said, strict=True):
+        assert out in ("[]\nwritten\n", "already_running\n"), job.args
+    assert len(_names(tmp_path / "out")) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_lock_is_held_by_one_though_its_file_comes_and_goes(tmp_path: Path) -> None:
+    """A run that opened the file just before its holder removed it holds a lock on nothing."""
+    inside, most, taken = [0], [0], [0]
+
+    def contend() -> None:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            try:
+                with artefacts._alone(tmp_path / ".out.unfinished"):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    taken[0] += 1
+                    time.sleep(0.0001)
+                    inside[0] -= 1
+            except InputError:
+                continue
+
+    with ThreadPoolExecutor(8) as pool:
+        for thread in [pool.submit(contend) for _ in range(8)]:
+            thread.result()
+    assert taken[0] > 20 and most == [1] and inside == [0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_nobody_holds_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".out.unfinished.lock").write_text("")
+    assert _work(tmp_path / "out", "1") == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_kill_9_at_any_moment_of_long_work_leaves_a_whole_artefact(tmp_path: Path, root: Path) -> None:
+    """Killed while it starts, writes, flushes or swaps: the output is old or new, and the next run succeeds."""
+    final = tmp_path / "out"
+    _work(final, "old", plan={"size": 1})
+    for attempt in range(8):
+        with _run(root, str(final), str(attempt), "overwrite", "resume") as job:
+            _wait_for(job, "written")
+            time.sleep(0.0005 * attempt)
+            job.kill()
+        kept = _names(final)
+        assert MARKER in kept and (final / MARKER).read_text() in kept
+        assert not (final / "plan.json").exists()
+    assert _work(final, "new", plan={"size": 1}, overwrite=True, resume=True) is not None
+    assert "new" in _names(final)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

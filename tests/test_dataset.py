@@ -4,12 +4,13 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import save_photos
 
-from data_jobs import schema, text
+from data_jobs import dataset, schema, text
 from data_jobs.dataset import MARKER, Part, finish, from_csv, read_pairs, read_report, summed, write_part
 from data_jobs.drawing import describe, random_products
 from data_jobs.errors import InputError
@@ -104,6 +105,31 @@ def test_a_part_written_twice_is_the_same_part(tmp_path: Path, records: list[Rec
     assert _write(tmp_path, [*records]) == [first]
     assert (tmp_path / "pairs" / "part-000.parquet").read_bytes() == bytes_of
     assert len(list((tmp_path / "pairs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("killed_at", ["report", "ledger", "passages"])
+def test_finishing_again_after_a_kill_loses_nothing(
+    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch, killed_at: str
+) -> None:
+    chunks: list[list[Item]] = [[*records, _passage("a", "kebab")], [_passage("b", "stew")]]
+    _write(tmp_path, *chunks)
+    remove = dataset.shutil.rmtree
+
+    def killed(path: str | Path, *rest: Any, **options: Any) -> None:
+        if Path(path).name == killed_at:
+            raise KeyboardInterrupt
+        remove(path, *rest, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset.shutil, "rmtree", killed)
+        if killed_at == "report":
+            patched.setattr(dataset.page, "write", lambda *_: killed("report"))
+        with pytest.raises(KeyboardInterrupt):
+            finish(tmp_path, image_size=32, inputs=["f.json"])
+    _write(tmp_path, *chunks)  # what --resume does: the chunks again, those in the ledger for nothing
+    report = finish(tmp_path, image_size=32, inputs=["f.json"])
+    assert report["pairs"]["written"] == 6
+    assert pq.read_table(tmp_path / "docstore.parquet")["id"].to_pylist() == ["a", "b"]
 
 
 def test_a_passage_does_not_name_a_photo_that_was_refused(tmp_path: Path, records: list[Record]) -> None:

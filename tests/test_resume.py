@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pytest
-from conftest import REPO_ROOT
+from conftest import REPO_ROOT, hear_ctrl_c
 
 from data_jobs import dataset
 from data_jobs.drawing import draw, random_products
@@ -47,11 +47,6 @@ def same_rows(folder: Path, other: Path) -> None:
     assert one["fingerprint"] == two["fingerprint"]
     assert (folder / "rejects.csv").read_text() == (other / "rejects.csv").read_text()
     assert not list(folder.parent.glob(f".{folder.name}*"))
-
-
-def hear_ctrl_c() -> None:
-    """Else a suite that runs in the background, where shells ignore SIGINT, hands that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def start(source: Path, output: Path, *flags: str) -> "subprocess.Popen[str]":
