@@ -19,7 +19,7 @@ from data_jobs import dataset, progress, sources
 from data_jobs.dataset import Part
 from data_jobs.sources import Source
 
-ROWS_PER_PART = 1024
+ROWS_PER_PART = 2048
 READ_CPUS, WRITE_CPUS = 0.05, 0.9
 """A reader is idle nearly always, so that on two CPUs one reader and two writers run side by side."""
 
