@@ -75,9 +75,10 @@ def assign(database: duckdb.DuckDBPyConnection, plan: Plan, scratch: Path) -> di
     if empty:
         raise InputError(
             "empty_split",
-            f"Nothing is left for {', '.join(empty)}: {_giants(report)}",
-            "Mismatches made of other rows' texts tie all rows together: split the matches alone and make mismatches "
-            "of each split (python -m data_jobs.make_mismatches), or leave text out of --links.",
+            f"Nothing is left for {', '.join(empty)}: {report['rows']} rows make {report['components']} groups that "
+            f"may not be separated. {_giants(report)}",
+            "Add products. Where mismatches made of other rows' texts tie all rows together: split the matches alone "
+            "and make mismatches of each split (python -m data_jobs.make_mismatches), or leave text out of --links.",
         )
     return report
 
@@ -192,7 +193,7 @@ def _report(database: duckdb.DuckDBPyConnection, plan: Plan) -> dict[str, Any]:
             "match": matches,
             "mismatch": total - matches,
         }
-    if largest and largest[0][0] > GIANT * rows:
+    if largest and largest[0][0] > max(1, GIANT * rows):
         result["warnings"].append(_giants(result))
     return result
 

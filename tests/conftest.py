@@ -2,8 +2,8 @@
 
 import logging
 import os
-import signal
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -137,6 +137,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def hear_ctrl_c() -> None:
-    """Else a suite that runs in the background, where shells ignore SIGINT, hands that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+HEARING_CTRL_C = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+]
+"""Put before a command that is sent SIGINT: a suite in the background, where shells ignore it, would hand that on.
+
+A preexec_fn would fork this process, which Ray's connection does not survive.
+"""

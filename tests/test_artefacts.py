@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import hear_ctrl_c
+from conftest import HEARING_CTRL_C
 
 from data_jobs import artefacts
 from data_jobs.artefacts import publish, refuse_overwrite, resumable, write_file
@@ -406,9 +406,9 @@ except InputError as error:
 
 def _run(root: Path, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", RESUMABLE, *arguments],
+        [*HEARING_CTRL_C, sys.executable, "-c", RESUMABLE, *arguments],
         env={**os.environ, "PYTHONPATH": str(root)},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

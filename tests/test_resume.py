@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pyarrow as pa
 import pytest
-from conftest import REPO_ROOT, hear_ctrl_c
+from conftest import HEARING_CTRL_C, REPO_ROOT
 
 from data_jobs import dataset
 from data_jobs.drawing import draw, random_products
@@ -52,11 +52,10 @@ def same_rows(folder: Path, other: Path) -> None:
 def start(source: Path, output: Path, *flags: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [
-            sys.executable, "-m", "data_jobs.ingest", "--csv", str(source), "--output-dir", str(output),
-            "--image-size", "64", "--rows-per-part", "8", *flags,
+            *HEARING_CTRL_C, sys.executable, "-m", "data_jobs.ingest", "--csv", str(source),
+            "--output-dir", str(output), "--image-size", "64", "--rows-per-part", "8", *flags,
         ],
         cwd=REPO_ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        preexec_fn=hear_ctrl_c,
     )  # fmt: skip
 
 
