@@ -16,7 +16,6 @@ from pathlib import Path
 
 from data_jobs.errors import InputError
 
-_PLAN = "plan.json"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux: fcntl.h and renameat2(2)
 
 
@@ -53,35 +52,43 @@ def resumable(
 ) -> Iterator[Path]:
     """As `publish`, for long work: what a killed run has written is kept beside `final` and taken up with `resume`.
 
-    `plan` (JSON values) says what makes two runs the same work. The directory is yielded empty, or, with `resume`, as
-    an earlier run of the same plan left it. Ctrl-C, kill -9 and an output that another run made meanwhile keep it; work
-    that can never succeed (InputError in the block) is removed. Two runs at once on one `final` are refused.
+    `plan` (JSON values) says what makes two runs the same work; it stands beside the directory. That is yielded empty,
+    or, with `resume`, as an earlier run of the same plan left it; without, such work is lost only by `overwrite`.
+    Ctrl-C, kill -9 and an output that another run made meanwhile keep it; work that can never succeed (InputError
+    in the block) is removed. Two runs at once on one `final` are refused.
 
-    Raises InputError (output_exists, not_an_artefact, already_running, other_plan).
+    Raises InputError (output_exists, not_an_artefact, already_running, other_plan,
+    unfinished_run).
     """
     final = Path(final).resolve()
     refuse_overwrite(final, marker=marker, overwrite=overwrite)
     final.parent.mkdir(parents=True, exist_ok=True)
     aside = final.parent / f".{final.name}.unfinished"
-    with _alone(aside):
-        if not resume:
-            shutil.rmtree(aside, ignore_errors=True)
-        if (aside / _PLAN).is_file():
-            _same_plan(json.loads((aside / _PLAN).read_text()), json.loads(json.dumps(plan)))
+    begun = aside.with_name(f"{aside.name}.plan")
+    with _alone(aside, final):
+        if not resume and aside.is_dir() and begun.is_file():
+            if not overwrite:
+                raise InputError(
+                    "unfinished_run",
+                    f"An earlier run on {final} was not finished; its work is in {aside}.",
+                    "Add --resume to go on with it, or --overwrite to start anew.",
+                )
+            shutil.rmtree(aside)
+        if aside.is_dir() and begun.is_file():
+            _same_plan(json.loads(begun.read_text()), json.loads(json.dumps(plan)))
         else:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            write_file(aside / _PLAN, json.dumps(plan, indent=1))
+            write_file(begun, json.dumps(plan, indent=1))
         try:
             yield aside
         except InputError:
             shutil.rmtree(aside, ignore_errors=True)
+            begun.unlink(missing_ok=True)
             raise
-        flush(aside)  # this may take long and fail; with its plan the work is kept meanwhile
-        refuse_overwrite(final, marker=marker, overwrite=overwrite)
-        (aside / _PLAN).unlink()
         _install(aside, final, marker=marker, overwrite=overwrite)
         shutil.rmtree(aside, ignore_errors=True)  # what was replaced
+        begun.unlink()
 
 
 def _same_plan(before: dict[str, object], now: dict[str, object]) -> None:
@@ -92,12 +99,12 @@ def _same_plan(before: dict[str, object], now: dict[str, object]) -> None:
             "other_plan",
             f"The unfinished run had other {', '.join(changed)}: {key} was {str(before.get(key))[:200]} and is now "
             f"{str(now.get(key))[:200]}.",
-            "Resume with the same flags and files, or start anew without --resume.",
+            "Resume with the same flags and files, or start anew with --overwrite instead of --resume.",
         )
 
 
 @contextmanager
-def _alone(aside: Path) -> Iterator[None]:
+def _alone(aside: Path, final: Path) -> Iterator[None]:
     """Hold a lock that the system lets go when the process ends, however it ends."""
     lock = aside.with_name(f"{aside.name}.lock")
     with lock.open("w") as held:
@@ -109,7 +116,7 @@ def _alone(aside: Path) -> Iterator[None]:
         if not mine:
             raise InputError(
                 "already_running",
-                f"Another run is writing {aside}.",
+                f"Another run is writing {final}.",
                 "Wait for it, or choose another --output-dir.",
             )
         try:
@@ -130,18 +137,21 @@ def _install(aside: Path, final: Path, *, marker: str, overwrite: bool) -> None:
 
 
 def refuse_overwrite(final: Path, *, marker: str, overwrite: bool) -> None:
-    """Raise InputError early, before hours of work, when `publish` would refuse `final`."""
+    """Raise InputError early, before hours of work, when `publish` would refuse `final`.
+
+    The messages speak of an output directory: a job may call its flag otherwise.
+    """
     if not final.exists() or (final.is_dir() and not any(final.iterdir())):
         return
     if not (final / marker).is_file():
         raise InputError(
             "not_an_artefact",
             f"{final} exists and holds no {marker}, so it is not an earlier output.",
-            "Choose another --output-dir.",
+            "Choose another output directory.",
         )
     if not overwrite:
         raise InputError(
-            "output_exists", f"{final} exists.", "Add --overwrite, or choose another --output-dir."
+            "output_exists", f"{final} exists.", "Add --overwrite, or choose another output directory."
         )
 
 

@@ -37,6 +37,19 @@ def warnings_of(numbers: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def guesses(codes: Mapping[str, int]) -> list[dict[str, str]]:
+    """The warnings for the remarks of a source that say how its encoding was guessed (csvfile.Table.remarks)."""
+    guessed = sorted(code.removeprefix("read_as_") for code in codes if code.startswith("read_as_"))
+    return [
+        {
+            "code": "guessed_encoding",
+            "message": f"The text was read as {encoding}, which was told from its bytes.",
+            "suggestion": "Look at a few texts of the report; if their letters are wrong, save the file as UTF-8.",
+        }
+        for encoding in guessed
+    ]
+
+
 _Warnings = list[tuple[str, str, str]]
 
 

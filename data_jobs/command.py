@@ -26,8 +26,8 @@ def positive(name: str, value: float) -> None:
 def main(config_class: type[C], run: Callable[[C], Any], description: str | None) -> None:
     """Parse `sys.argv` into `config_class`, run the job and exit with its code.
 
-    `run` may return an int to set the exit code. InputError is printed without a stack trace, unless CLIP_DEBUG
-    is set.
+    `run` may return an int to set the exit code. InputError and OSError are printed without a stack trace, unless
+    CLIP_DEBUG is set. `run` may raise KeyboardInterrupt with what to say about a stopped job.
     """
     name = (
         run.__module__
@@ -42,7 +42,15 @@ def main(config_class: type[C], run: Callable[[C], Any], description: str | None
             raise
         print(f"error ({error.code}): {error.message}\n  {error.suggestion}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; nothing half-written was left behind", file=sys.stderr)
+    except OSError as error:  # no permission, no such place, a full disk
+        if os.environ.get("CLIP_DEBUG"):
+            raise
+        print(
+            f"error (input_output): {error}\n  Check that the place exists, is writable and has room.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"stopped; {stop if str(stop) else 'nothing half-written was left behind'}", file=sys.stderr)
         sys.exit(130)
     sys.exit(result if isinstance(result, int) else 0)

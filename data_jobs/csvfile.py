@@ -90,7 +90,7 @@ def _row(table: Table, cells: list[str]) -> Row | InputError:
         return InputError(
             "unreadable_text",
             f"The cell {damaged} holds bytes that are not {table.encoding.removesuffix('-sig')}: "
-            f"{ascii(row[damaged])[:80]}.",
+            f"{textfile.readable(row[damaged])!r}.",
             "Type the damaged letters again, and save the file as UTF-8.",
         )
     return row

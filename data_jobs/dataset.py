@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from data_jobs import artefacts, docstore, images, page, rows, schema, sources, survey, text
+from data_jobs import artefacts, cautions, docstore, images, page, rows, schema, sources, survey, text
 from data_jobs.csv_pairs import CsvPairs
 from data_jobs.errors import InputError
 from data_jobs.items import Item, Note, Passage, Record, Reject
@@ -241,6 +241,7 @@ def _report(folder: Path, total: Part, unique: int, image_size: int, inputs: Seq
         "fingerprint": f"{int(total.fingerprint):032x}",
         **survey.survey({"all": folder}),
     }
+    report["warnings"] += cautions.guesses(total.codes)
     page.write(folder / "report.html", report, {"all": folder})
     artefacts.write_file(folder / MARKER, json.dumps(report, indent=2, ensure_ascii=False))
     return report

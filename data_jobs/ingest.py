@@ -10,7 +10,6 @@ are read, pictures decoded and parts written by Ray tasks; the driver sees only 
 stopped goes on with --resume.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ class Ingest:
     rows_per_part: int = stream.ROWS_PER_PART
     """Rows that one task checks and writes together."""
     overwrite: bool = False
-    """Replace an earlier dataset in the output directory."""
+    """Replace an earlier dataset in the output directory, and throw away what an unfinished run wrote."""
     resume: bool = False
     """Go on with a run that was killed or stopped; same flags, same files."""
 
@@ -80,9 +79,8 @@ def run(config: Ingest) -> dict[str, Any]:
                 inputs=[source.name],
                 pairs_required=source.needs_pairs,
             )
-    except KeyboardInterrupt:
-        print("What was written is kept; go on with --resume.", file=sys.stderr)
-        raise
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("what was written is kept; go on with --resume") from stop
     pairs, passages = report["pairs"], report["passages"]
     print(
         f"{config.output_dir}: {pairs['read']} pairs read = {pairs['written']} written + "

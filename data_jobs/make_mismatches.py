@@ -25,13 +25,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data_jobs import artefacts, command, likeness, mismatches
+from data_jobs import artefacts, command, likeness, mismatches, schema
 from data_jobs.embeddings import Embeddings, image_key
 from data_jobs.errors import InputError
 from data_jobs.items import Reject
 from data_jobs.matches import Matches
 from data_jobs.mismatches import Draw, Texts
 from data_jobs.pair_table import Cells, PairTable, to_csv
+from data_jobs.rows import reject_row
 from data_jobs.text import text_key
 
 KIND = "mismatch_kind"
@@ -85,6 +86,11 @@ def run(config: MakeMismatches) -> dict[str, Any]:
     )
     config.output.absolute().parent.mkdir(parents=True, exist_ok=True)
     artefacts.write_file(config.output.absolute(), _written(config, table, drawn))
+    if table.rejects:
+        rows = (
+            {name: str(cell or "") for name, cell in reject_row(reject).items()} for reject in table.rejects
+        )
+        artefacts.write_file(_rejects_path(config.output).absolute(), to_csv(schema.REJECTS.names, rows))
     counts = {
         "matches": len(matches.rows),
         "kept_mismatches": len(table.records) - len(matches.rows),
@@ -99,7 +105,15 @@ def run(config: MakeMismatches) -> dict[str, Any]:
     return counts
 
 
+def _rejects_path(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.rejects.csv")
+
+
 def _check(config: MakeMismatches) -> None:
+    if Path(config.csv).absolute() == config.output.absolute():
+        raise InputError(
+            "bad_arguments", f"--output {config.output} is the input itself.", "Choose another --output."
+        )
     for name in ("per_match", "nearest"):
         command.positive(name, getattr(config, name))
     if not 0 <= config.hard_fraction <= 1:
@@ -209,7 +223,8 @@ def _print(config: MakeMismatches, counts: dict[str, Any], drawn: Draw, rejects:
     if rejects:
         print(f"  left out {len(rejects)} rows that cannot be read: {counts['left_out']}")
         for reject in rejects[:3]:
-            print(f"    line {reject.line}: {reject.message} {reject.suggestion}")
+            print(f"    {reject.source}:{reject.line}: {reject.message} {reject.suggestion}")
+        print(f"    all of them, with their reasons: {_rejects_path(config.output)}")
 
 
 if __name__ == "__main__":

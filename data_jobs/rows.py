@@ -51,7 +51,9 @@ def _bytes_of(record: Record) -> bytes:
     try:
         return files.read_bytes(record.image_path)
     except files.FAILURES as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        reason = (
+            error.strerror if isinstance(error, OSError) else None
+        ) or f"{type(error).__name__}: {error}"
         raise InputError(
             "missing_image",
             f"The picture {record.image_path} cannot be read ({reason}).",

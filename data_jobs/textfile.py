@@ -14,6 +14,10 @@ from typing import TextIO
 from data_jobs import files
 
 PIECE = 1 << 20  # bytes read at once, since the file may be larger than the memory
+_DAMAGE = re.compile("[\x00\ud800-\udfff\ufffd]")
+_ARABIC = re.compile("[\u0621-\u064a\u0679-\u06cc]{2}")
+_LATIN = re.compile("[\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u00fd\u0152\u0153\u0160\u0161\u017d\u017e]")
+_SIGNS = re.compile("[°²³¼½¾©®™€£×±–—‘’“”•…«»·]+")
 _WORD = re.compile(rb"[\x80-\xff]+")
 _PERSIAN = re.compile(rb"(?<![A-Za-z\x80-\xff])[\x80-\xff]{2,}(?![A-Za-z\x80-\xff])")
 _WESTERN = re.compile(rb"(?<=[A-Za-z])[\x80-\xff]+|[\x80-\xff]+(?=[A-Za-z])")
@@ -23,8 +27,9 @@ def encoding_of(path: str) -> str:
     """The Python codec to read `path` with: utf-8-sig, utf-16, cp1256 (Arabic and Persian) or cp1252 (Western).
 
     Valid UTF-8 is UTF-8. Else, if most runs of bytes beyond ASCII are valid UTF-8, the file is UTF-8 with damaged
-    letters. Else it is of Windows: in Persian such runs are whole words, in Western languages they stand beside ASCII
-    letters. Raises one of files.FAILURES.
+    letters. Else it is of Windows if there is something to show for it: in Persian such runs are words of Arabic
+    letters, in Western languages letters beside ASCII ones, in both signs such as °. Without, it is damaged
+    too. Raises one of files.FAILURES.
     """
     with files.open_binary(path) as stream:
         start = stream.read(4)
@@ -42,17 +47,16 @@ def opened(path: str, encoding: str) -> Iterator[TextIO]:
 
 
 def is_damaged(text: str) -> bool:
-    """Whether `text` holds bytes that could not be decoded, or half a surrogate pair: it cannot be written as Unicode.
+    """Whether `text` holds bytes that could not be decoded, half a surrogate pair, or a NUL.
 
     A replacement character counts too: whatever put it there lost a letter.
     """
-    if "\ufffd" in text:
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    return _DAMAGE.search(text) is not None
+
+
+def readable(text: str, most: int = 80) -> str:
+    """The first letters of a damaged text, with a replacement character for what is damaged."""
+    return _DAMAGE.sub("\ufffd", text[:most])
 
 
 def _is_utf_8(path: str) -> bool:
@@ -68,17 +72,22 @@ def _is_utf_8(path: str) -> bool:
 
 
 def _by_words(path: str) -> str:
-    valid = invalid = persian = western = 0
+    valid = invalid = persian = western = signs = 0
     with files.open_binary(path) as stream:
         while piece := stream.readline(PIECE):
             words = _WORD.findall(piece)
             damaged = sum(not _decodes(word) for word in words)
             valid, invalid = valid + len(words) - damaged, invalid + damaged
-            persian += len(_PERSIAN.findall(piece))
-            western += len(_WESTERN.findall(piece))
-    if valid > invalid:
+            persian += sum(bool(_ARABIC.search(_as(word, "cp1256"))) for word in _PERSIAN.findall(piece))
+            western += sum(bool(_LATIN.search(_as(word, "cp1252"))) for word in _WESTERN.findall(piece))
+            signs += sum(bool(_SIGNS.fullmatch(_as(word, "cp1252"))) for word in words)
+    if valid > invalid or not (persian or western or signs):
         return "utf-8-sig"
     return "cp1256" if persian > western else "cp1252"
+
+
+def _as(run: bytes, encoding: str) -> str:
+    return run.decode(encoding, errors="replace")
 
 
 def _decodes(word: bytes) -> bool:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_jobs import command, dataset, files, formats, images, page, session, stream, survey
-from data_jobs.artefacts import publish, write_file
+from data_jobs import cautions, command, dataset, files, formats, images, page, session, stream, survey
+from data_jobs.artefacts import publish, refuse_overwrite, write_file
 from data_jobs.errors import InputError
 from data_jobs.sources import Source
 
@@ -56,6 +56,8 @@ class Validate:
 def run(config: Validate) -> int:
     """Check, print the report and return the exit code. Raises InputError when nothing can be checked."""
     command.positive("max_pixels", config.max_pixels)
+    if config.report_dir is not None:
+        refuse_overwrite(config.report_dir, marker=MARKER, overwrite=config.overwrite)  # before the work
     with (
         tempfile.TemporaryDirectory(prefix="catalens-validate-") as scratch,
         _checked(config, Path(scratch)) as folders,
@@ -63,16 +65,23 @@ def run(config: Validate) -> int:
         report = _report(folders)
         problems = report["pairs"]["rejected"] or not (report["pairs"]["read"] or report["passages"]["read"])
         failed = bool(problems or (config.strict and report["warnings"]))
+        print(json.dumps(report, indent=2, ensure_ascii=False) if config.json else _summary(report, folders))
         if config.report_dir is not None:
             with publish(config.report_dir, marker=MARKER, overwrite=config.overwrite) as target:
                 _keep(target, report, folders, failed)
-        print(json.dumps(report, indent=2, ensure_ascii=False) if config.json else _summary(report, folders))
     return int(failed)
 
 
 @contextmanager
 def _checked(config: Validate, scratch: Path) -> Iterator[dict[str, Path]]:
     """The datasets to report on, by split name; raw sources are ingested into `scratch`."""
+    others = (config.csv, config.persian_json, config.image_folder, config.parquet, config.image_base_path)
+    if config.data and any(others):
+        raise InputError(
+            "bad_arguments",
+            "--data was given beside another source.",
+            "Ingest that source first (python -m data_jobs.ingest), then give both directories to --data.",
+        )
     if config.data:
         names = _names([str(folder) for folder in config.data])
         yield dict(zip(names, config.data, strict=True))
@@ -124,7 +133,9 @@ def _report(folders: dict[str, Path]) -> dict[str, Any]:
     reports = [dataset.read_report(folder) for folder in folders.values()]
     if len(reports) == 1:
         return reports[0]
-    return {**dataset.summed(reports), **survey.survey(folders)}
+    total = dataset.summed(reports)
+    numbers = survey.survey(folders)
+    return {**total, **numbers, "warnings": numbers["warnings"] + cautions.guesses(total["codes"])}
 
 
 def _keep(target: Path, report: dict[str, Any], folders: dict[str, Path], failed: bool) -> None:
@@ -154,6 +165,8 @@ def _summary(report: dict[str, Any], folders: dict[str, Path]) -> str:
             f"problem ({code['code']}, {code['count']} rows): {first['source']}:{first['line']}: {first['message']}"
         )
         lines.append(f"  {first['suggestion']}")
+    if not pairs["read"] and not report["passages"]["read"]:
+        lines.append("problem (no_rows): There is no row to check.\n  Check that it is the right file.")
     for warning in report["warnings"]:
         lines.append(f"warning ({warning['code']}): {warning['message']}")
         lines.append(f"  {warning['suggestion']}")
@@ -164,7 +177,8 @@ def _summary(report: dict[str, Any], folders: dict[str, Path]) -> str:
         if pairs["written"]
         else "unusable"
     )
-    return "\n".join([*lines, f"{verdict}: {pairs['rejected']} problems, {len(report['warnings'])} warnings"])
+    counts = f"rows with problems: {pairs['rejected']}, warnings: {len(report['warnings'])}"
+    return "\n".join([*lines, f"{verdict}; {counts}"])
 
 
 if __name__ == "__main__":

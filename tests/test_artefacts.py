@@ -38,7 +38,7 @@ def _version(final: Path) -> str:
 def _refusal(final: Path, *, overwrite: bool) -> str:
     with pytest.raises(InputError) as refusal:
         _publish(final, "new", overwrite=overwrite)
-    assert str(final) in refusal.value.message and "--output-dir" in refusal.value.suggestion
+    assert str(final) in refusal.value.message and "output directory" in refusal.value.suggestion
     return refusal.value.code
 
 
@@ -278,9 +278,12 @@ def test_work_that_was_interrupted_is_taken_up(tmp_path: Path, error: BaseExcept
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_without_resume_work_starts_anew(tmp_path: Path) -> None:
+def test_without_resume_work_is_thrown_away_only_when_told(tmp_path: Path) -> None:
     _interrupted(tmp_path / "out", "1")
-    assert _work(tmp_path / "out", "2", plan={"other": "plan"}) == []
+    with pytest.raises(InputError, match="was not finished") as refusal:
+        _work(tmp_path / "out", "2")
+    assert refusal.value.code == "unfinished_run" and "--resume" in refusal.value.suggestion
+    assert _work(tmp_path / "out", "2", plan={"other": "plan"}, overwrite=True) == []
     assert _names(tmp_path / "out") == ["2", MARKER]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -449,7 +452,7 @@ def test_two_runs_at_once_are_refused_and_the_first_goes_on(
         _wait_for(first, "written")
         with pytest.raises(InputError) as refusal:
             _work(final, "2", plan={"size": 1}, resume="resume" in flags)
-        assert refusal.value.code == "already_running" and "--output-dir" in refusal.value.suggestion
+        assert refusal.value.code == "already_running" and "output directory" in refusal.value.suggestion
         with _run(root, str(final), "3", *flags) as other:
             other.wait()
             assert other.returncode == 2
@@ -482,7 +485,7 @@ def test_a_lock_is_held_by_one_though_its_file_comes_and_goes(tmp_path: Path) ->
         end = time.monotonic() + 0.5
         while time.monotonic() < end:
             try:
-                with artefacts._alone(tmp_path / ".out.unfinished"):
+                with artefacts._alone(tmp_path / ".out.unfinished", tmp_path / "out"):
                     inside[0] += 1
                     most[0] = max(most[0], inside[0])
                     taken[0] += 1

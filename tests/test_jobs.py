@@ -70,6 +70,14 @@ def test_a_user_error_is_one_clear_line_and_exit_2(arguments: list[str], code: s
     assert not (REPO_ROOT / "x").exists()
 
 
+def test_a_place_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = run("data_jobs.make_sample", "20", "--output-dir", str(tmp_path / "file" / "sample"))
+    assert done.returncode == 2, done.stderr
+    assert "error (input_output)" in done.stderr and str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_default_model_without_a_network_says_what_to_do_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     done = run(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_jobs import files, textfile
-from data_jobs.textfile import PIECE, encoding_of, is_damaged, opened
+from data_jobs.textfile import PIECE, encoding_of, is_damaged, opened, readable
 
 PERSIAN = "image_path,text,label\na.jpg,ماگ قرمز با طرح گل,1\nb.jpg,کیف چرمی,0\n"
 WINDOWS_PERSIAN = "a.jpg,پيراهن گل‌دار,1\nb.jpg,ژاكت چهارخانه,0\n"  # cp1256 has no Persian yeh
@@ -45,7 +45,6 @@ def _read(path: Path) -> tuple[str, str]:
         pytest.param(
             "USB كابل ۲متر".translate({0x6F2: "2"}).encode("cp1256"), "cp1256", "USB كابل 2متر", id="mixed"
         ),
-        pytest.param(b"\xff", "cp1252", "ÿ", id="one byte"),
     ],
 )
 def test_encodings(tmp_path: Path, content: bytes, encoding: str, text: str) -> None:
@@ -123,3 +122,17 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         encoding_of(str(tmp_path / "nowhere"))
     with pytest.raises(files.FAILURES), textfile.opened(str(tmp_path / "nowhere"), "utf-8"):
         pass
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\xff\xfe", b"\xff\xfe\x00", b"caf\x81", b"\xfe!"])
+def test_damage_in_an_english_file_is_no_code_page(tmp_path: Path, damage: bytes) -> None:
+    rows = [b"a red mug No. %d" % number for number in range(50)]
+    rows[20] = b"bad " + damage + b" bytes"
+    (tmp_path / "file").write_bytes(b"\n".join(rows))
+    encoding, text = _read(tmp_path / "file")
+    assert encoding == "utf-8-sig"
+    assert [number for number, line in enumerate(text.split("\n")) if is_damaged(line)] == [20]
+
+
+def test_a_damaged_text_is_shown_with_what_can_be_read() -> None:
+    assert readable("گ\udcd9 \udcff bad") == "گ\ufffd \ufffd bad"

@@ -35,7 +35,7 @@ def test_a_clean_catalogue_exits_0(photos: Path, capsys: pytest.CaptureFixture[s
     assert run(Validate(csv=(path,))) == 0
     said = capsys.readouterr().out
     assert "110 pairs read = 110 good + 0 rejected; 55 match, 55 mismatch" in said
-    assert "0 problems" in said
+    assert "rows with problems: 0" in said
 
 
 def test_problems_exit_1_and_are_named_by_line(
@@ -94,8 +94,26 @@ def test_a_file_of_which_nothing_can_be_used_is_a_problem_not_a_crash(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(Validate(csv=(_csv(photos, "bad", "gone.png,mug,1"),))) == 1
-    assert "unusable: 1 problems" in capsys.readouterr().out
+    assert "unusable; rows with problems: 1" in capsys.readouterr().out
     assert run(Validate(csv=(_csv(photos, "empty"),))) == 1
+    assert "no row to check" in capsys.readouterr().out
+
+
+def test_a_guessed_encoding_is_a_warning(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"{i}.png,ماگ قرمز {i},1\n" for i in range(9))
+    (photos / "windows.csv").write_bytes(f"image_path,text,label\n{rows}".encode("cp1256"))
+    assert run(Validate(csv=(str(photos / "windows.csv"),))) == 0
+    assert "warning (guessed_encoding): The text was read as cp1256" in capsys.readouterr().out
+
+
+def test_what_would_be_refused_is_refused_before_the_work(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    path = _csv(photos, "early", *_good(0, 2))
+    with pytest.raises(InputError) as refusal:
+        run(Validate(csv=(path,), report_dir=tmp_path))
+    assert refusal.value.code == "not_an_artefact"
+    with pytest.raises(InputError, match="beside another source"):
+        run(Validate(csv=(path,), data=(tmp_path,)))
 
 
 def test_what_cannot_run_is_an_error(photos: Path) -> None:
