@@ -117,7 +117,7 @@ def _alone(aside: Path, final: Path) -> Iterator[None]:
             raise InputError(
                 "already_running",
                 f"Another run is writing {final}.",
-                "Wait for it, or choose another --output-dir.",
+                "Wait for it, or choose another output directory.",
             )
         try:
             yield
