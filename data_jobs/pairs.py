@@ -25,7 +25,7 @@ def items_of(
     path, text, label = (row.get(name, "") for name in COLUMNS)
     error = _problem(row, has_image=image is not None)
     if error is not None:
-        yield Reject.of(error, source, line, path or None)
+        yield Reject.of(error, source, line, files.join(base, path) if path else None)
         return
     value = LABELS[label.lower()]
     group = row.get("group_id", "")

@@ -144,7 +144,11 @@ def test_each_broken_row_is_rejected_by_line_and_code(tmp_path: Path) -> None:
     ]
     assert [record.line for record in _records(items)] == [2]
     said = {item.line: item for item in items if isinstance(item, Reject)}
-    assert said[5].image_path == "c.jpg" and "'maybe'" in said[5].message and "mismatch" in said[5].suggestion
+    assert (
+        said[5].image_path == str(tmp_path / "c.jpg")
+        and "'maybe'" in said[5].message
+        and "mismatch" in said[5].suggestion
+    )
     assert said[6].message == "The row has 4 cells; the header names 3."
     assert "lacks ['label']" in said[7].message
 
