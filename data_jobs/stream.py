@@ -20,7 +20,7 @@ from data_jobs.dataset import Part
 from data_jobs.sources import Source
 
 ROWS_PER_PART = 2048
-READ_CPUS, WRITE_CPUS = 0.05, 0.9
+READERS, READ_CPUS, WRITE_CPUS = 4, 0.05, 0.9
 """A reader is idle nearly always, so that on two CPUs one reader and two writers run side by side."""
 
 
@@ -59,7 +59,7 @@ def _parts(
     with _one_row_a_block():
         stream = (
             ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups))
-            .map_batches(read, batch_size=1, num_cpus=READ_CPUS)
+            .map_batches(read, batch_size=1, compute=TaskPoolStrategy(size=READERS), num_cpus=READ_CPUS)
             .map_batches(write, batch_size=1, compute=TaskPoolStrategy(), num_cpus=WRITE_CPUS)
         )
     for row in stream.iter_rows():
