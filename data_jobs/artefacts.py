@@ -87,8 +87,8 @@ def resumable(
             begun.unlink(missing_ok=True)
             raise
         _install(aside, final, marker=marker, overwrite=overwrite)
+        begun.unlink()  # first, since with it what follows would pass for unfinished work
         shutil.rmtree(aside, ignore_errors=True)  # what was replaced
-        begun.unlink()
 
 
 def _same_plan(before: dict[str, object], now: dict[str, object]) -> None:
@@ -156,12 +156,22 @@ def refuse_overwrite(final: Path, *, marker: str, overwrite: bool) -> None:
 
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Write one file atomically: aside, fsync, rename."""
+    """Write one file atomically."""
+    with replacing(path) as aside:
+        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a place beside `path` to write to; on success flush it and rename it to `path`, else remove it."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    aside.write_bytes(data.encode() if isinstance(data, str) else data)
-    flush(aside)
-    os.replace(aside, path)
-    flush(path.parent, recursive=False)
+    try:
+        yield aside
+        flush(aside)
+        os.replace(aside, path)
+        flush(path.parent, recursive=False)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def flush(path: Path, *, recursive: bool = True) -> None:

@@ -9,7 +9,6 @@ parts of the ledger, joins the passages and writes the report.
 import hashlib
 import json
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -260,13 +259,11 @@ def _keep_parts_of_ledger(folder: Path) -> None:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """Write one part's file: aside, fsync, rename."""
+    """Write one part's file atomically."""
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     stored = schema.STORED if table.schema == schema.PAIRS else {"compression": "zstd"}
-    pq.write_table(table, aside, **stored)
-    artefacts.flush(aside)
-    aside.replace(path)
+    with artefacts.replacing(path) as aside:
+        pq.write_table(table, aside, **stored)
 
 
 def _nothing_usable(folder: Path, inputs: Sequence[str], total: Part) -> InputError:

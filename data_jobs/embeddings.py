@@ -7,7 +7,6 @@
 """
 
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,15 +116,11 @@ def writing(path: Path, dimension: int, model_hash: str) -> Iterator[Writer]:
     """A file that appears whole at the end of the block, or not at all."""
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with pq.ParquetWriter(aside, schema(dimension, model_hash), compression="zstd") as parquet:
-            yield Writer(parquet)
-        artefacts.flush(aside)
-        os.replace(aside, path)
-        artefacts.flush(path.parent, recursive=False)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        artefacts.replacing(path) as aside,
+        pq.ParquetWriter(aside, schema(dimension, model_hash), compression="zstd") as parquet,
+    ):
+        yield Writer(parquet)
 
 
 def _vectors(table: pa.Table, kind: Kind) -> Vectors:
