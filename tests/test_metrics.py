@@ -13,8 +13,10 @@ from train_jobs.metrics import (
     auroc,
     average_precision,
     brier,
+    confusion,
     expected_calibration_error,
     recall_at_k,
+    reliability,
 )
 
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
@@ -153,3 +155,45 @@ def test_recall_at_k_leaves_out_queries_without_a_relevant_item() -> None:
     relevant[2:] = False
     assert recall_at_k(SIMILARITY, relevant, 1) == 0.5
     assert math.isnan(recall_at_k(SIMILARITY, np.zeros_like(RELEVANT), 1))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weights_are_repetitions(seed: int) -> None:
+    scores, labels = _tied(seed, 40)
+    probabilities = scores.astype(np.float64)
+    weights = np.random.default_rng(seed).integers(0, 4, 200)
+    weights[np.argsort(scores)[-3:]] = 0  # the best scores too may not have been drawn
+    again = np.repeat(np.arange(200), weights)
+    for metric in (auroc, average_precision, brier):
+        assert metric(probabilities, labels, weights) == pytest.approx(
+            metric(probabilities[again], labels[again]), abs=1e-12
+        )
+    assert at_threshold(scores, labels, 0.4, weights) == pytest.approx(
+        at_threshold(scores[again], labels[again], 0.4), abs=1e-12
+    )
+    assert expected_calibration_error(probabilities, labels, weights=weights) == pytest.approx(
+        expected_calibration_error(probabilities[again], labels[again]), abs=1e-12
+    )
+    assert auroc(scores, labels, weights) == pytest.approx(
+        roc_auc_score(labels, scores, sample_weight=weights), abs=1e-12
+    )
+    assert average_precision(scores, labels, weights) == pytest.approx(
+        average_precision_score(labels, scores, sample_weight=weights), abs=1e-12
+    )
+
+
+def test_confusion_counts_every_row_once() -> None:
+    assert confusion(SCORES, LABELS, 0.7) == {
+        "match_as_match": 2,
+        "match_as_mismatch": 1,
+        "mismatch_as_match": 1,
+        "mismatch_as_mismatch": 2,
+    }
+
+
+def test_reliability_worked_by_hand() -> None:
+    rows, said, true = reliability(np.array([0.1, 0.3, 0.9]), np.array([1, 0, 1]), bins=4)
+    assert rows.tolist() == [1, 1, 0, 1]
+    assert said[[0, 1, 3]].tolist() == [0.1, 0.3, 0.9]
+    assert true[[0, 1, 3]].tolist() == [1, 0, 1]
+    assert math.isnan(said[2]) and math.isnan(true[2])

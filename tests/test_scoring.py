@@ -1,5 +1,6 @@
 """Scoring: the rules of the HTTP contract at every edge, and numbers that cannot overflow."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,18 +9,30 @@ from scipy.special import expit, softmax
 
 from data_jobs import text
 from train_jobs.scoring import DEFAULT_THRESHOLD, class_scores, probability, threshold_for, verdict
-from train_jobs.spec import Calibration, ModelSpec, Threshold
+from train_jobs.spec import Calibration, Estimate, ModelSpec, Threshold
 
-PLATT = Calibration(method="platt", slope=40.0, intercept=-10.0, pairs=100, prevalence=0.5)
+PLATT = Calibration(
+    method="platt", slope=40.0, intercept=-10.0, knots=(), pairs=100, sample_prevalence=0.5, prevalence=0.5,
+    ece=0.02, match_quantiles=(0.3,) * 21, mismatch_quantiles=(0.2,) * 21, data_fingerprint=None,
+)  # fmt: skip
+ISOTONIC = dataclasses.replace(
+    PLATT, method="isotonic", knots=((0.1, 0.05), (0.2, 0.05), (0.3, 0.65), (0.35, 0.95))
+)
 
 
 def _spec(threshold: Threshold | None) -> ModelSpec:
     return ModelSpec(
         base_model="test", base_revision=None, family="clip", embedding_dim=4, image_size=32,
-        image_resize="crop", image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), context_length=77,
+        image_resize="crop", image_shortest=32, image_resample="bicubic",
+        image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), context_length=77, pad_to_context=False,
         text_normalizer=text.VERSION, logit_scale=10.0, logit_bias=0.0, calibration=None,
         threshold=threshold, metrics={}, data_fingerprint=None, weights_sha256=None,
     )  # fmt: skip
+
+
+def _threshold(value: float) -> Threshold:
+    rate = Estimate(0.9, 0.8, 0.95)
+    return Threshold(value, value - 0.01, value + 0.01, "youden", 0.5, precision=rate, recall=rate)
 
 
 def _below(value: float) -> float:
@@ -85,13 +98,13 @@ def test_match_probability_needs_a_calibration() -> None:
 
 
 def test_threshold_order_is_request_deployment_checkpoint_default() -> None:
-    calibrated = _spec(Threshold(0.31, "youden", 0.30, 0.32))
+    calibrated = _spec(_threshold(0.31))
     assert threshold_for(calibrated, requested=0.1, configured=0.2) == 0.1
     assert threshold_for(calibrated, requested=0.0, configured=0.2) == 0.0  # zero is a threshold, not "none"
     assert threshold_for(calibrated, configured=0.2) == 0.2
     assert threshold_for(calibrated, configured=0.0) == 0.0
     assert threshold_for(calibrated) == 0.31
-    assert threshold_for(_spec(Threshold(0.0, "youden", 0.0, 0.0))) == 0.0
+    assert threshold_for(_spec(_threshold(0.0))) == 0.0
     assert threshold_for(_spec(None)) == DEFAULT_THRESHOLD == 0.25
 
 
@@ -102,8 +115,26 @@ def test_probability_equals_scipy() -> None:
     np.testing.assert_allclose(found, expit(40.0 * cosines.astype(np.float64) - 10.0), atol=1e-15)
 
 
+def test_isotonic_probability_on_literal_knots() -> None:
+    """Constant beyond the knots, level on a step, halfway between 0.2 and 0.3."""
+    found = probability(np.array([-1, 0.1, 0.15, 0.2, 0.25, 0.3, 0.325, 0.35, 1], np.float64), ISOTONIC)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [0.05, 0.05, 0.05, 0.05, 0.35, 0.65, 0.8, 0.95, 0.95])
+
+
+@pytest.mark.parametrize("calibration", [PLATT, ISOTONIC], ids=["platt", "isotonic"])
+def test_probability_keeps_the_shape_and_rises(calibration: Calibration) -> None:
+    cosines = np.linspace(-1, 1, 2000, dtype=np.float32).reshape(40, 50)
+    found = probability(cosines, calibration)
+    assert found.shape == (40, 50)
+    assert (np.diff(found.ravel()) >= -1e-15).all()
+    assert found.min() >= 0 and found.max() <= 1
+    assert probability(0.3, calibration).shape == ()
+    assert verdict(0.3, 0.25, calibration).match_probability == probability(0.3, calibration)
+
+
 def test_probability_does_not_overflow() -> None:
-    steep = Calibration(method="platt", slope=1e6, intercept=0.0, pairs=100, prevalence=0.5)
+    steep = dataclasses.replace(PLATT, slope=1e6, intercept=0.0)
     with np.errstate(all="raise"):
         assert probability(np.array([-1.0, 0.0, 1.0]), steep).tolist() == [0.0, 0.5, 1.0]
 

@@ -10,8 +10,24 @@ import pytest
 
 from data_jobs import text
 from data_jobs.errors import InputError
-from train_jobs.spec import FILE, Calibration, ModelSpec, Threshold
+from train_jobs.spec import FILE, FORMAT_VERSION, QUANTILES, Calibration, Estimate, ModelSpec, Threshold
 
+PLATT = Calibration(
+    method="platt",
+    slope=31.4,
+    intercept=-8.1,
+    knots=(),
+    pairs=400,
+    sample_prevalence=0.5,
+    prevalence=0.8,
+    ece=0.021,
+    match_quantiles=tuple(0.2 + step / 100 for step in range(QUANTILES)),
+    mismatch_quantiles=tuple(0.1 + step / 100 for step in range(QUANTILES)),
+    data_fingerprint="11aa",
+)
+ISOTONIC = dataclasses.replace(
+    PLATT, method="isotonic", knots=((0.1, 0.002), (0.25, 0.5), (0.4, 0.998)), data_fingerprint=None
+)
 SPEC = ModelSpec(
     base_model="پایه/clip",
     base_revision="3d74acf",
@@ -19,14 +35,25 @@ SPEC = ModelSpec(
     embedding_dim=128,
     image_size=64,
     image_resize="squash",
+    image_shortest=64,
+    image_resample="bicubic",
     image_mean=(0.48145466, 0.4578275, 0.40821073),
     image_std=(0.26862954, 0.26130258, 0.27577711),
     context_length=77,
+    pad_to_context=False,
     text_normalizer=text.VERSION,
     logit_scale=1 / 0.07,
     logit_bias=-1.5,
-    calibration=Calibration(method="platt", slope=31.4, intercept=-8.1, pairs=400, prevalence=0.5),
-    threshold=Threshold(value=0.271, policy="youden", low=0.262, high=0.283),
+    calibration=PLATT,
+    threshold=Threshold(
+        value=0.271,
+        low=0.262,
+        high=0.283,
+        policy="precision=0.95",
+        prevalence=0.8,
+        precision=Estimate(0.95, 0.91, 0.98),
+        recall=Estimate(0.84, 0.77, 0.9),
+    ),
     metrics={"auroc": 0.98, "ece": 0.021},
     data_fingerprint="00ff",
     weights_sha256="ab" * 32,
@@ -41,8 +68,12 @@ def _facts(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "spec",
-    [SPEC, SPEC.replace(calibration=None, threshold=None, base_revision=None, data_fingerprint=None)],
-    ids=["calibrated", "plain"],
+    [
+        SPEC,
+        SPEC.replace(calibration=ISOTONIC),
+        SPEC.replace(calibration=None, threshold=None, base_revision=None, data_fingerprint=None),
+    ],
+    ids=["platt", "isotonic", "plain"],
 )
 def test_round_trip(spec: ModelSpec) -> None:
     again = ModelSpec.from_json(spec.to_json())
@@ -54,7 +85,7 @@ def test_round_trip(spec: ModelSpec) -> None:
 def test_json_is_for_people_too() -> None:
     content = SPEC.to_json()
     assert "پایه/clip" in content
-    assert json.loads(content)["format_version"] == 1
+    assert json.loads(content)["format_version"] == FORMAT_VERSION
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -73,7 +104,7 @@ def test_an_unknown_field_is_named() -> None:
     assert "models/a/spec.json" in refusal.value.message
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1"])
+@pytest.mark.parametrize("version", [None, 0, 1, 3, "2"])
 def test_another_format_is_refused(version: Any) -> None:
     with pytest.raises(InputError, match=f"format {version}") as refusal:
         ModelSpec.from_json(json.dumps(_facts(format_version=version)))
@@ -93,12 +124,48 @@ def test_an_unknown_field_of_a_part_is_named(part: str, changes: dict[str, Any],
     assert refusal.value.code == "bad_spec"
 
 
-@pytest.mark.parametrize(("part", "name"), [("calibration", "intercept"), ("threshold", "low")])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("calibration", "knots"),
+        ("calibration", "match_quantiles"),
+        ("threshold", "low"),
+        ("threshold", "recall"),
+    ],
+)
 def test_a_missing_field_of_a_part_is_named(part: str, name: str) -> None:
     facts = _facts()
     del facts[part][name]
     with pytest.raises(InputError, match=rf"{part}.*{name}") as refusal:
         ModelSpec.from_json(json.dumps(facts))
+    assert refusal.value.code == "bad_spec"
+
+
+@pytest.mark.parametrize("rate", ["precision", "recall"])
+def test_fields_of_an_estimate_are_named(rate: str) -> None:
+    """The innermost part: a missing field, an unknown one, and no object at all."""
+    for broken, named in (
+        ({"value": 0.9, "low": 0.8}, r"lacks \['high'\]"),
+        ({"value": 0.9, "low": 0.8, "high": 1.0, "level": 0.95}, r"unknown fields \['level'\]"),
+        (0.9, r"lacks \['high', 'low', 'value'\]"),
+        (None, r"lacks \['high', 'low', 'value'\]"),
+    ):
+        facts = _facts()
+        facts["threshold"][rate] = broken
+        with pytest.raises(InputError, match=named) as refusal:
+            ModelSpec.from_json(json.dumps(facts), "models/a/spec.json")
+        assert refusal.value.code == "bad_spec"
+        assert refusal.value.message.startswith(f"The threshold of models/a/spec.json, {rate}, lacks")
+
+
+@pytest.mark.parametrize(("method", "knots"), [("platt", ISOTONIC.knots), ("isotonic", ())])
+def test_a_method_and_its_knots_belong_together(method: str, knots: tuple[tuple[float, float], ...]) -> None:
+    with pytest.raises(ValueError, match=f"{method} has {len(knots)} knots"):
+        dataclasses.replace(PLATT, method=method, knots=knots)
+    broken = _facts()
+    broken["calibration"] |= {"method": method, "knots": knots}
+    with pytest.raises(InputError, match=f"{method} has {len(knots)} knots") as refusal:
+        ModelSpec.from_json(json.dumps(broken))
     assert refusal.value.code == "bad_spec"
 
 
@@ -120,7 +187,7 @@ def test_another_text_normaliser_is_refused() -> None:
 @pytest.mark.parametrize("slope", [0.0, -3.0, math.nan])
 def test_the_calibration_slope_must_be_positive(slope: float) -> None:
     with pytest.raises(ValueError, match=f"slope is {slope}"):
-        Calibration(method="platt", slope=slope, intercept=0.0, pairs=20, prevalence=0.5)
+        dataclasses.replace(PLATT, slope=slope)
     broken = _facts()
     broken["calibration"]["slope"] = slope
     with pytest.raises(InputError, match=f"slope is {slope}") as refusal:
@@ -133,7 +200,7 @@ def test_the_calibration_slope_must_be_positive(slope: float) -> None:
     [
         {"weights_sha256": "cd" * 32}, {"family": "dual"}, {"embedding_dim": 256}, {"image_size": 65},
         {"image_resize": "crop"}, {"image_mean": (0.5, 0.5, 0.5)}, {"image_std": (0.5, 0.5, 0.5)},
-        {"context_length": 64},
+        {"context_length": 64}, {"image_shortest": 72}, {"image_resample": "bilinear"}, {"pad_to_context": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -151,7 +218,7 @@ def test_the_hash_stays_with_what_changes_no_embedding() -> None:
 
 def test_the_hash_is_stable() -> None:
     """Indexes hold this value: a change makes every index of every user one "of another model"."""
-    assert SPEC.model_hash == "147034f6e20082e4"
+    assert SPEC.model_hash == "2938afb47652e733"
 
 
 def test_read(tmp_path: Path) -> None:

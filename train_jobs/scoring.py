@@ -54,9 +54,20 @@ def threshold_for(spec: ModelSpec, requested: float | None = None, configured: f
 
 
 def probability(cosine: NDArray[np.floating] | float, calibration: Calibration) -> NDArray[np.float64]:
-    """sigmoid(slope * cosine + intercept): the calibrated probability of a match, 0..1, in float64."""
-    logit = calibration.slope * np.asarray(cosine, np.float64) + calibration.intercept
-    return np.asarray(0.5 * (1 + np.tanh(0.5 * logit)))  # a sigmoid that cannot overflow
+    """The calibrated probability of a match, 0..1, in float64 and of the shape of `cosine`; never falls as it rises.
+
+    platt: sigmoid(slope * cosine + intercept); isotonic: linear between the knots, constant beyond them.
+    """
+    cosine = np.asarray(cosine, np.float64)
+    if calibration.method == "isotonic":
+        cosines, probabilities = np.array(calibration.knots, np.float64).T
+        return np.asarray(np.interp(cosine, cosines, probabilities))
+    return sigmoid(calibration.slope * cosine + calibration.intercept)
+
+
+def sigmoid(logit: NDArray[np.floating]) -> NDArray[np.float64]:
+    """1 / (1 + exp(-logit)), without its overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logit)))
 
 
 def class_scores(

@@ -9,43 +9,76 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from data_jobs import text
 from data_jobs.errors import InputError
 
 FILE = "spec.json"
-FORMAT_VERSION = 1
+T = TypeVar("T")
+FORMAT_VERSION = 2
 
-Family = Literal["clip", "dual"]
-"""clip: transformers.CLIPModel; dual: transformers.VisionTextDualEncoderModel, any two towers."""
+Family = Literal["clip", "dual", "siglip", "siglip2"]
+"""clip: transformers.CLIPModel; dual: VisionTextDualEncoderModel, any two towers; siglip: SiglipModel (SigLIP, and
+SigLIP 2 of one resolution); siglip2: Siglip2Model (NaFlex), fed with square pictures."""
+
+Resample = Literal["bicubic", "bilinear"]
+
+QUANTILES = 21
+"""How many quantiles of the cosines a calibration keeps: 0 %, 5 %, ... 100 %."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """match probability = sigmoid(slope * cosine + intercept), fitted on `pairs` held-out pairs."""
+    """Cosine -> probability of a match, fitted on pairs used neither for training nor for choosing the checkpoint.
 
-    method: Literal["platt"]
+    platt: sigmoid(slope * cosine + intercept). isotonic: linear between `knots`, constant beyond them.
+    """
+
+    method: Literal["platt", "isotonic"]
     slope: float
     intercept: float
+    knots: tuple[tuple[float, float], ...]  # isotonic: (cosine, probability), both rising; () for platt
     pairs: int
-    prevalence: float  # share of matches in those pairs, 0..1
+    sample_prevalence: float  # share of matches in those pairs, 0..1
+    prevalence: float  # share of matches that probabilities are stated for; the same unless it was corrected
+    ece: float  # expected calibration error of those pairs, cross-validated
+    match_quantiles: tuple[float, ...]  # QUANTILES of the cosines of the matches, rising
+    mismatch_quantiles: tuple[float, ...]
+    data_fingerprint: str | None  # of the dataset the pairs came from
 
     def __post_init__(self) -> None:
         if not self.slope > 0:  # NaN neither
             raise ValueError(
                 f"The calibration slope is {self.slope}; a higher cosine must mean a likelier match."
             )
+        if (self.method == "isotonic") != bool(self.knots):
+            raise ValueError(f"A calibration by {self.method} has {len(self.knots)} knots.")
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Cosines below `value` are mismatches; `low`..`high` is a 95 % bootstrap interval of the choice."""
+    """Cosines below `value` are mismatches; `low`..`high` is a 95 % bootstrap interval of the choice.
+
+    `precision` and `recall` (of "match", at `prevalence`) are what the threshold promises on pairs it never saw.
+    """
 
     value: float
-    policy: str
     low: float
     high: float
+    policy: str  # youden, max-f1, precision=0.95, recall=0.95
+    prevalence: float
+    precision: Estimate
+    recall: Estimate
 
 
 @dataclass(frozen=True)
@@ -58,9 +91,14 @@ class ModelSpec:
     embedding_dim: int  # D of every embedding
     image_size: int  # pixels, square input
     image_resize: Literal["crop", "squash"]  # shortest side + centre crop, or both sides at once
+    image_shortest: int  # pixels of the shortest side before the crop; image_size for most, and for squash
+    image_resample: Resample
     image_mean: tuple[float, float, float]  # of RGB in 0..1
     image_std: tuple[float, float, float]
     context_length: int  # tokens; longer texts are cut
+    pad_to_context: (
+        bool  # texts are padded to context_length and the padding is attended to, as SigLIP was trained
+    )
     text_normalizer: str  # data_jobs.text.VERSION
     logit_scale: float  # multiplies cosines, not its logarithm
     logit_bias: float  # added to scaled cosines; 0 where the recipe learns none
@@ -87,7 +125,8 @@ class ModelSpec:
         """
         facts = [
             self.weights_sha256, self.family, self.embedding_dim, self.image_size, self.image_resize,
-            self.image_mean, self.image_std, self.context_length, self.text_normalizer,
+            self.image_shortest, self.image_resample, self.image_mean, self.image_std, self.context_length,
+            self.pad_to_context, self.text_normalizer,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
@@ -105,16 +144,15 @@ class ModelSpec:
         version = facts.pop("format_version", None) if isinstance(facts, dict) else None
         if version != FORMAT_VERSION:
             raise _bad_spec(f"{where} has format {version}; this is {FORMAT_VERSION}.")
-        _require_fields(cls, facts, where)
-        for name, part in (("calibration", Calibration), ("threshold", Threshold)):
-            if facts[name] is not None:
-                _require_fields(part, facts[name], f"The {name} of {where}")
-                try:
-                    facts[name] = part(**facts[name])
-                except ValueError as error:
-                    raise _bad_spec(f"{where}: {error}") from error
-        for name in ("image_mean", "image_std"):
-            facts[name] = tuple(facts[name])
+        facts = _parsed(cls, facts, where)
+        if facts["calibration"] is not None:
+            facts["calibration"] = _part(Calibration, facts["calibration"], f"The calibration of {where}")
+        if (threshold := facts["threshold"]) is not None:
+            where = f"The threshold of {where}"
+            threshold = _parsed(Threshold, threshold, where)
+            for name in ("precision", "recall"):
+                threshold[name] = _part(Estimate, threshold[name], f"{where}, {name},")
+            facts["threshold"] = Threshold(**threshold)
         return cls(**facts)
 
     @classmethod
@@ -127,14 +165,27 @@ class ModelSpec:
         return dataclasses.replace(self, **changes)
 
 
-def _require_fields(kind: type, facts: Any, where: str) -> None:
-    """Raise InputError (bad_spec) unless `facts` has the fields of the dataclass `kind`, all and no other."""
+def _part(kind: type[T], facts: Any, where: str) -> T:
+    parsed = _parsed(kind, facts, where)
+    try:
+        return kind(**parsed)
+    except ValueError as error:
+        raise _bad_spec(f"{where}: {error}") from error
+
+
+def _parsed(kind: type, facts: Any, where: str) -> dict[str, Any]:
+    """`facts` with tuples for JSON's lists. Raise InputError (bad_spec) unless it has `kind`'s fields and no other."""
     names = {field.name for field in dataclasses.fields(kind)}
     found = set(facts) if isinstance(facts, dict) else set()
     if found != names:
         raise _bad_spec(
             f"{where} lacks {sorted(names - found)}, and has the unknown fields {sorted(found - names)}."
         )
+    return {name: _tupled(value) for name, value in facts.items()}
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(part) for part in value) if isinstance(value, list) else value
 
 
 def _bad_spec(message: str) -> InputError:
