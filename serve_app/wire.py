@@ -4,12 +4,10 @@ import base64
 import binascii
 import math
 
-import numpy as np
-
 from data_jobs import images
 from data_jobs.errors import InputError
 from serve_app import contract
-from train_jobs.encoder import Pixels, preprocess
+from train_jobs.preprocessing import Pixels, View
 from train_jobs.spec import ModelSpec
 
 
@@ -46,8 +44,7 @@ def pixels(data: bytes, spec: ModelSpec) -> Pixels:
             f"The picture file has {len(data):,} bytes; the limit is {contract.MAX_FILE_BYTES:,}.",
             "Send a smaller file.",
         )
-    image = images.decode(data, target=spec.image_size)
-    return np.ascontiguousarray(preprocess(image, spec.image_size, spec.image_resize))
+    return View.of(spec).pixels(images.decode(data, target=spec.image_shortest))
 
 
 def from_base64(value: str) -> bytes:

@@ -177,6 +177,22 @@ def test_a_missing_path_is_refused_without_asking_the_hub(name: str | Path) -> N
     assert refusal.value.code == "model_not_found"
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_a_directory_may_hold_shards_if_all_are_there(kind: str, tmp_path: Path) -> None:
+    stem = {"safetensors": "model", "bin": "pytorch_model"}[kind]
+    shards = [f"{stem}-0000{number}-of-00002.{kind}" for number in (1, 2)]
+    index = {"weight_map": {"a": shards[0], "b": shards[1], "c": shards[0]}}
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / f"{stem}.{kind}.index.json").write_text(json.dumps(index))
+    for shard in shards:
+        (tmp_path / shard).write_bytes(b"")
+    assert local_folder(tmp_path) == (tmp_path, None)
+    (tmp_path / shards[1]).unlink()
+    with pytest.raises(InputError, match=shards[1]) as refusal:
+        local_folder(tmp_path)
+    assert refusal.value.code == "incomplete_weights"
+
+
 def test_the_weights_hash_is_of_all_shards_in_name_order(tmp_path: Path) -> None:
     assert weights_sha256(tmp_path) is None
     (tmp_path / "pytorch_model.bin").write_bytes(b"older")

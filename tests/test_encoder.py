@@ -22,17 +22,30 @@ from transformers import (
 )
 
 from data_jobs import text
-from data_jobs.drawing import Product, draw
 from data_jobs.errors import InputError
 from train_jobs import scratch
-from train_jobs.encoder import Encoder, choose_device, preprocess
-from train_jobs.spec import FILE, Calibration, ModelSpec, Threshold
+from train_jobs.encoder import Encoder, choose_device
+from train_jobs.spec import FILE, QUANTILES, Calibration, Estimate, ModelSpec, Threshold
 
 TEXTS = [
     "a mug", "a plain blue sofa beside a lamp on a wooden floor", "ماگ قرمز", "lamp",
     "کیک شکلاتی با گردو و خامه در ظرف سفید روی میز چوبی", "a red mug on wood", "",
 ]  # fmt: skip
 SIZES = [(91, 37), (64, 64), (33, 200), (299, 301), (17, 20), (1, 1), (500, 3), (63, 65), (65, 64)]
+
+CALIBRATION = Calibration(
+    method="platt",
+    slope=31.4,
+    intercept=-8.1,
+    knots=(),
+    pairs=400,
+    sample_prevalence=0.5,
+    prevalence=0.5,
+    ece=0.02,
+    match_quantiles=tuple(0.3 + step / 100 for step in range(QUANTILES)),
+    mismatch_quantiles=tuple(0.1 + step / 100 for step in range(QUANTILES)),
+    data_fingerprint=None,
+)
 
 
 def _photos(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Image.Image]:
@@ -59,8 +72,10 @@ def saved(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of `encoder` on disk, with a calibration, a threshold and a bias."""
     folder = tmp_path_factory.mktemp("saved") / "model"
     spec = encoder.spec.replace(
-        calibration=Calibration("platt", 31.4, -8.1, 400, 0.5),
-        threshold=Threshold(0.27, "youden", 0.26, 0.28),
+        calibration=CALIBRATION,
+        threshold=Threshold(
+            0.27, 0.26, 0.28, "youden", 0.5, Estimate(0.95, 0.91, 0.98), Estimate(0.84, 0.77, 0.9)
+        ),
         logit_bias=-1.5,
         metrics={"auroc": 0.98},
     )
@@ -194,41 +209,6 @@ def test_plain_transformers_computes_the_same_embeddings(
     np.testing.assert_allclose(mine.texts(TEXTS), texts, atol=5e-6)
 
 
-@pytest.mark.parametrize("resize", ["crop", "squash"])
-@pytest.mark.parametrize("size", [32, 33])
-@pytest.mark.parametrize("shape", [*SIZES, (1000, 999), (32, 33), (3, 32)])
-def test_preprocessing_is_that_of_transformers_but_for_rounding(
-    resize: str, size: int, shape: tuple[int, int]
-) -> None:
-    (photo,) = _photos([shape])
-    square = {"height": size, "width": size}
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": size} if resize == "crop" else square,
-        do_center_crop=resize == "crop",
-        crop_size=square,
-        do_rescale=False,
-        do_normalize=False,
-    )
-    theirs = processor(photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    ours = preprocess(photo, size, resize)
-    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype and ours.flags.c_contiguous
-    apart = np.abs(ours.astype(int) - theirs.astype(int))
-    assert apart.max() <= 16 and apart.mean() < 0.5  # noise is the worst that a filter can be given
-
-
-def test_of_a_drawn_picture_preprocessing_differs_by_a_level_at_most() -> None:
-    picture = draw(Product("mug", "red", "striped", "wooden table", 7), 300)
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": 224},
-        crop_size={"height": 224, "width": 224},
-        do_rescale=False,
-        do_normalize=False,
-    )
-    theirs = processor(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    apart = np.abs(preprocess(picture, 224, "crop").astype(int) - theirs.astype(int))
-    assert apart.max() <= 1 and apart.mean() < 0.02
-
-
 def test_a_saved_directory_is_for_plain_transformers(encoder: Encoder, saved: Path) -> None:
     tokenizer, processor = AutoTokenizer.from_pretrained(saved), AutoImageProcessor.from_pretrained(saved)
     assert tokenizer("a red mug")["input_ids"] == encoder.token_ids(["a red mug"])[0]
@@ -333,6 +313,82 @@ def test_older_checkpoints_are_told_apart_by_their_weights_too(clip: Encoder, tm
     assert len(hashes) == 2
 
 
+def test_a_plain_checkpoint_may_have_a_margin_and_another_filter(clip: Encoder, tmp_path: Path) -> None:
+    """The shortest side to 40, the centre's 32 pixels, bilinear."""
+    folder = _plain_checkpoint(tmp_path / "theirs", clip, size={"shortest_edge": 40}, resample=2)
+    loaded = Encoder.load(folder, device="cpu")
+    spec = loaded.spec
+    assert (spec.image_size, spec.image_shortest, spec.image_resample) == (32, 40, "bilinear")
+    assert np.einsum("nd,nd->n", loaded.images(PHOTOS), _plain_clip(folder, PHOTOS)[0]).min() > 0.999
+    loaded.save(tmp_path / "ours")
+    theirs, ours = (_plain_clip(tmp_path / name, PHOTOS)[0] for name in ("theirs", "ours"))
+    np.testing.assert_array_equal(theirs, ours)
+
+
+def test_a_plain_checkpoint_may_be_in_shards(clip: Encoder, tmp_path: Path) -> None:
+    folder = _plain_checkpoint(tmp_path, clip)
+    expected = Encoder.load(folder, device="cpu")
+    (folder / "model.safetensors").unlink()
+    expected.towers.model.save_pretrained(folder, max_shard_size="20KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    loaded = Encoder.load(folder, device="cpu")
+    np.testing.assert_array_equal(loaded.texts(TEXTS), expected.texts(TEXTS))
+    next(folder.glob("model-00002*")).unlink()
+    with pytest.raises(InputError, match="model-00002") as refusal:
+        Encoder.load(folder)
+    assert refusal.value.code == "incomplete_weights"
+
+
+def test_weights_that_lack_something_are_refused(clip: Encoder, tmp_path: Path) -> None:
+    """transformers would go on with random numbers."""
+    folder = _plain_checkpoint(tmp_path, clip)
+    model = CLIPModel.from_pretrained(folder)
+    state = {name: value for name, value in model.state_dict().items() if "text_projection" not in name}
+    model.save_pretrained(folder, state_dict=state)
+    with pytest.raises(InputError, match=r"1 parameters of a CLIPModel, such as text_projection") as refusal:
+        Encoder.load(folder)
+    assert refusal.value.code == "incomplete_weights"
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])  # as a copy leaves it that broke off
+    with pytest.raises(InputError, match="cannot be read") as refusal:
+        Encoder.load(folder)
+    assert refusal.value.code == "incomplete_weights"
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (("preprocessor_config.json", "processor_config.json"), "no_processor"),
+        (("tokenizer.json",), "no_tokenizer"),
+        (("tokenizer.json", "tokenizer_config.json", "processor_config.json"), "no_tokenizer"),
+    ],
+)
+def test_files_that_are_missing_are_named(
+    names: tuple[str, ...], code: str, clip: Encoder, tmp_path: Path
+) -> None:
+    folder = _plain_checkpoint(tmp_path, clip)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    with pytest.raises(InputError) as refusal:
+        Encoder.load(folder)
+    assert refusal.value.code == code
+
+
+def test_a_processor_that_cannot_be_reproduced_is_refused(clip: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="filter 1") as refusal:
+        Encoder.load(_plain_checkpoint(tmp_path, clip, resample=1))
+    assert refusal.value.code == "unsupported_processor"
+
+
+def test_a_model_type_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for content in ("{}", '{"model_type": "chameleopard"}'):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError) as refusal:
+            Encoder.load(tmp_path)
+        assert refusal.value.code == "unsupported_model"
+
+
 def test_a_plain_checkpoint_may_squash(clip: Encoder, tmp_path: Path) -> None:
     folder = _plain_checkpoint(tmp_path, clip, size={"height": 32, "width": 32}, do_center_crop=False)
     loaded = Encoder.load(folder, device="cpu")
@@ -348,6 +404,16 @@ def test_a_plain_checkpoint_becomes_one_of_ours(clip: Encoder, tmp_path: Path) -
     np.testing.assert_array_equal(ours.texts(TEXTS), loaded.texts(TEXTS))
     shutil.rmtree(tmp_path / "theirs")
     assert ours.spec == Encoder.load(tmp_path / "ours", device="cpu").spec
+
+
+def test_the_scale_and_the_bias_are_saved_as_they_were_trained(clip_folder: Path, tmp_path: Path) -> None:
+    encoder = Encoder.load(clip_folder, device="cpu")
+    with torch.no_grad():
+        encoder.towers.logit_bias.fill_(-2.5)
+        encoder.towers.model.logit_scale.fill_(3.0)
+    spec = encoder.save(tmp_path / "trained")
+    assert (spec.logit_bias, spec.logit_scale) == (-2.5, pytest.approx(np.exp(3)))
+    assert Encoder.load(tmp_path / "trained", device="cpu").towers.logit_bias.item() == -2.5
 
 
 def test_the_scale_is_bounded_as_clips_is(clip: Encoder, tmp_path: Path) -> None:

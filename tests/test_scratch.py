@@ -31,6 +31,8 @@ def test_the_spec_states_what_was_built(encoder: Encoder) -> None:
     spec = encoder.spec
     assert spec.base_model in RECIPES
     assert (spec.family, spec.image_size) == RECIPES[spec.base_model][:2]
+    assert (spec.image_shortest, spec.image_resample) == (spec.image_size, "bicubic")
+    assert not spec.pad_to_context
     assert spec.text_normalizer == text.VERSION
     assert spec.logit_scale == LOGIT_SCALE
     assert encoder.towers.scale().item() == pytest.approx(LOGIT_SCALE, rel=1e-4)

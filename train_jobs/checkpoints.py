@@ -1,12 +1,26 @@
-"""Where weights come from: a directory, the hub's cache, or the hub, with an answer at once when it is away."""
+"""Where weights come from: a directory, the hub's cache, or the hub, with an answer at once when it is away.
+
+Whatever a checkpoint lacks is an InputError that names it: transformers would go on with random numbers.
+"""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from data_jobs.errors import InputError
@@ -20,13 +34,19 @@ _WEIGHTS = ("*.safetensors", "*.bin")  # in order of preference
 
 
 def local_folder(name: str | Path) -> tuple[Path, str | None]:
-    """The directory of checkpoint `name` and its hub revision (None for a path). Downloads if need be.
+    """The directory of checkpoint `name`, a whole model or one tower, and its hub revision (None for a path).
 
-    Raises InputError: model_not_found (no such directory or repository), model_unreachable (a hub name that is
-    not in the cache, and no network).
+    Downloads if need be. Raises InputError: model_not_found (no such directory or repository), incomplete_weights (a
+    directory lacks shards), model_unreachable (a hub name that is not in the cache, and no network).
     """
     folder = Path(name)
     if folder.is_dir():
+        if missing := _missing_shards(folder):
+            raise InputError(
+                "incomplete_weights",
+                f"{folder} lacks {', '.join(missing)}, which its index names.",
+                "Copy or download the whole model directory again.",
+            )
         weights_there = any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
         if not (folder / "config.json").is_file() or not weights_there:
             raise InputError(
@@ -69,9 +89,86 @@ def _cached(repo: str) -> Path | None:
             )
         except LocalEntryNotFoundError:  # not there, or a download that broke off
             continue
-        if (snapshot / "config.json").is_file() and any(snapshot.glob(weights)):
+        whole = any(snapshot.glob(weights)) and not _missing_shards(snapshot)
+        if whole and (snapshot / "config.json").is_file():
             return snapshot
     return None
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """Names of weight files that an index in `folder` lists and that are not there."""
+    for kind in _WEIGHTS:
+        for index in folder.glob(f"{kind}.index.json"):
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return sorted(name for name in names if not (folder / name).is_file())
+    return []
+
+
+def config(folder: Path) -> Any:
+    """The transformers configuration in `folder`. Raises InputError (unsupported_model)."""
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            "unsupported_model",
+            f"transformers does not know the model in {folder}: {str(error).splitlines()[0]}",
+            "Use a checkpoint whose config.json names a model_type.",
+        ) from error
+
+
+def load(kind: Any, folder: Path, *, new: str | None = None) -> PreTrainedModel:
+    """The weights in `folder` as a float32 model of `kind`, a transformers model class.
+
+    Raises InputError (incomplete_weights) if a parameter is missing, except those with `new` in their names, which are
+    initialised.
+    """
+    try:
+        with quiet():
+            model, found = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except SafetensorError as error:
+        raise InputError(
+            "incomplete_weights",
+            f"The weights in {folder} cannot be read: {error}.",
+            "Copy or download the whole model directory again.",
+        ) from error
+    missing = sorted(name for name in found["missing_keys"] if new is None or new not in name)
+    if missing:
+        raise InputError(
+            "incomplete_weights",
+            f"The weights in {folder} lack {len(missing)} parameters of a {type(model).__name__}, "
+            f"such as {missing[0]}.",
+            "Use a checkpoint of the whole model.",
+        )
+    return model
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`. Raises InputError (no_tokenizer)."""
+    problem = "it knows special tokens only, as one without a vocabulary does"
+    try:
+        found = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        found, problem = None, str(error).strip().splitlines()[0]
+    if found is None or set(found.get_vocab()) <= set(found.all_special_tokens):
+        raise InputError(
+            "no_tokenizer",
+            f"The tokenizer in {folder} cannot be used: {problem}.",
+            "Copy the tokenizer's files (tokenizer.json and its like) there; sentencepiece models want "
+            "`pip install sentencepiece`.",
+        )
+    return found
+
+
+def image_processor(folder: Path) -> Any:
+    """The image processor in `folder`. Raises InputError (no_processor)."""
+    try:
+        return AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            "no_processor",
+            f"The image processor in {folder} cannot be used: {str(error).strip().splitlines()[0]}",
+            "Copy the checkpoint's preprocessor_config.json there.",
+        ) from error
 
 
 @contextmanager

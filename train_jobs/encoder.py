@@ -8,6 +8,8 @@ Texts are normalised and pictures preprocessed here and nowhere else.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,31 +18,46 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Siglip2Model,
+    Siglip2Processor,
+    SiglipModel,
+    SiglipProcessor,
     VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
 )
 
 from data_jobs import text
 from data_jobs.artefacts import publish
 from data_jobs.errors import InputError
-from train_jobs import checkpoints
+from train_jobs import checkpoints, preprocessing
+from train_jobs.preprocessing import Pixels as Pixels
+from train_jobs.preprocessing import View
 from train_jobs.spec import FILE, Family, ModelSpec
 from train_jobs.towers import TwoTower
 
 Embeddings = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 
-_FAMILIES: dict[str, tuple[Family, type[PreTrainedModel]]] = {
-    "clip": ("clip", CLIPModel),
-    "vision-text-dual-encoder": ("dual", VisionTextDualEncoderModel),
+
+@dataclass(frozen=True)
+class _Kind:
+    """What transformers has for a family."""
+
+    family: Family
+    model: type[PreTrainedModel]
+    processor: Any
+
+
+FAMILIES = {
+    "clip": _Kind("clip", CLIPModel, CLIPProcessor),
+    "vision-text-dual-encoder": _Kind("dual", VisionTextDualEncoderModel, VisionTextDualEncoderProcessor),
+    "siglip": _Kind("siglip", SiglipModel, SiglipProcessor),
+    "siglip2": _Kind("siglip2", Siglip2Model, Siglip2Processor),
 }
+"""By transformers' model_type."""
 
 
 class Encoder:
@@ -65,28 +82,28 @@ class Encoder:
     def load(
         cls, name: str | Path = checkpoints.DEFAULT_MODEL, device: str = "auto", batch_size: int = 32
     ) -> "Encoder":
-        """Load a directory of ours, any CLIP or two-tower checkpoint directory, or a hub name.
+        """Load a directory of ours, a checkpoint directory of CLIP, SigLIP or two towers, or a hub name.
 
-        `device` is auto, cpu, cuda or mps. Raises InputError: model_not_found, model_unreachable,
-        unsupported_model, bad_spec, normalizer_mismatch, or weights_changed when the weights are not those that
-        spec.json was written for.
+        `device` is auto, cpu, cuda or mps. Raises InputError: model_not_found, model_unreachable, incomplete_weights,
+        unsupported_model, no_tokenizer, no_processor, unsupported_processor, bad_spec, normalizer_mismatch, or
+        weights_changed when the weights are not those that spec.json was written for.
         """
         folder, revision = checkpoints.local_folder(name)
-        config = AutoConfig.from_pretrained(folder)
-        if config.model_type not in _FAMILIES:
+        config = checkpoints.config(folder)
+        kind = FAMILIES.get(config.model_type)
+        if kind is None:
             raise InputError(
                 "unsupported_model",
-                f"{name} is a {config.model_type!r} model; supported are {', '.join(_FAMILIES)}.",
-                "Use a CLIP checkpoint or a VisionTextDualEncoderModel.",
+                f"{name} is a {config.model_type!r} model; supported are {', '.join(FAMILIES)}.",
+                "Use a CLIP, SigLIP or VisionTextDualEncoderModel checkpoint. One tower, with another: "
+                "train_jobs.two_towers.",
             )
-        family, model_class = _FAMILIES[config.model_type]
-        with checkpoints.quiet():
-            model = model_class.from_pretrained(folder, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = checkpoints.load(kind.model, folder)
+        tokenizer = checkpoints.tokenizer(folder)
         weights = checkpoints.weights_sha256(folder)
         spec = ModelSpec.read(folder)
         if spec is None:
-            spec = _spec_of_checkpoint(folder, str(name), revision, family, model, tokenizer, weights)
+            spec = _spec_of_checkpoint(folder, str(name), revision, kind.family, model, tokenizer, weights)
         elif spec.weights_sha256 != weights:
             raise InputError(
                 "weights_changed",
@@ -99,24 +116,28 @@ class Encoder:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> ModelSpec:
         """Write a directory that plain transformers loads, with spec.json; whole or not at all.
 
-        Returns the spec as written (with the weights' hash). Raises InputError (output_exists, not_an_artefact).
+        Returns the spec as written, with the scale and the bias that the towers have and the weights' hash. Raises
+        InputError (output_exists, not_an_artefact).
         """
+        model = self.towers.model
         with publish(folder, marker="config.json", overwrite=overwrite) as aside:
             with checkpoints.quiet():
-                self.towers.model.save_pretrained(aside)
-            processor = self._image_processor()
-            if self.spec.family == "clip":
-                CLIPProcessor(processor, self.tokenizer).save_pretrained(aside)
-            else:
-                self.tokenizer.save_pretrained(aside)
-            processor.save_pretrained(aside)
-            self.spec = self.spec.replace(weights_sha256=checkpoints.weights_sha256(aside))
+                model.save_pretrained(aside, state_dict=_unshared(model.state_dict()))
+            patch = model.config.vision_config.patch_size if self.spec.family == "siglip2" else None
+            images = preprocessing.processor(self.spec, patch)
+            images.save_pretrained(aside)
+            FAMILIES[model.config.model_type].processor(images, self.tokenizer).save_pretrained(aside)
+            self.spec = self.spec.replace(
+                logit_scale=self.towers.scale().item(),
+                logit_bias=self.towers.logit_bias.item(),
+                weights_sha256=checkpoints.weights_sha256(aside),
+            )
             (aside / FILE).write_text(self.spec.to_json(), encoding="utf-8")
         return self.spec
 
     def pixels(self, image: Image.Image) -> Pixels:
         """The model's view of one RGB picture: uint8 [S, S, 3]."""
-        return preprocess(image, self.spec.image_size, self.spec.image_resize)
+        return View.of(self.spec).pixels(image)
 
     def images(self, images: Sequence[Image.Image] | Pixels) -> Embeddings:
         """Pictures (PIL, RGB) or ready pixels (uint8 [N, S, S, 3]) -> float32 [N, D], unit norm."""
@@ -149,9 +170,20 @@ class Encoder:
         return cast(list[list[int]], encoded["input_ids"])
 
     def padded(self, ids: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token lists -> ids and mask, int64 [N, L] on the device, padded to the longest of the batch."""
-        batch = self.tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt")
-        return batch["input_ids"].to(self.device), batch["attention_mask"].to(self.device)
+        """Token lists -> ids and mask, int64 [N, L] on the device.
+
+        Padded to the longest of the batch, or as SigLIP wants it: to the context length, and nothing masked.
+        """
+        whole = self.spec.pad_to_context
+        batch = self.tokenizer.pad(
+            {"input_ids": list(ids)},
+            padding="max_length" if whole else True,
+            max_length=self.spec.context_length if whole else None,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        mask = torch.ones_like(batch["input_ids"]) if whole else batch["attention_mask"]
+        return batch["input_ids"].to(self.device), mask.to(self.device)
 
     def _to_device(self, pixels: Pixels) -> torch.Tensor:
         """uint8 [N, S, S, 3] -> uint8 [N, 3, S, S] on the device, channels last in memory."""
@@ -164,36 +196,15 @@ class Encoder:
     def _joined(self, rows: list[Embeddings]) -> Embeddings:
         return np.concatenate(rows) if rows else np.empty((0, self.spec.embedding_dim), np.float32)
 
-    def _image_processor(self) -> Any:
-        size = self.spec.image_size
-        square = {"height": size, "width": size}
-        crop = self.spec.image_resize == "crop"
-        return CLIPImageProcessorPil(
-            size={"shortest_edge": size} if crop else square,
-            do_center_crop=crop,
-            crop_size=square,
-            image_mean=list(self.spec.image_mean),
-            image_std=list(self.spec.image_std),
-        )
 
+@lru_cache(maxsize=1)
+def loaded(folder: str, version: str | None, device: str) -> Encoder:
+    """`Encoder.load`, once in a process for tasks that follow one another.
 
-def preprocess(image: Image.Image, size: int, resize: str) -> Pixels:
-    """uint8 [size, size, 3]: bicubic, "crop" (shortest side, then the centre) or "squash" (both sides).
-
-    What transformers' CLIP processor does before it normalises, but with PyTorch's filter for Pillow's, which takes
-    twice as long: benchmarks/decode finds 0.003 of 255 levels between them at the mean, and a cosine of 1.000000.
+    `version` is any string that changes when the folder is written anew. (Here, since Ray cannot send a cached
+    function of a job that runs as a script.)
     """
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # [3, H, W]
-    height, width = pixels.shape[1:]
-    target = (size, size)
-    if resize == "crop":
-        short = min(width, height)
-        target = (max(size, int(size * height / short)), max(size, int(size * width / short)))
-    if target != (height, width):
-        pixels = torch.nn.functional.interpolate(pixels[None], target, mode="bicubic", antialias=True)[0]
-    top, left = (target[0] - size) // 2, (target[1] - size) // 2
-    return np.ascontiguousarray(pixels[:, top : top + size, left : left + size].permute(1, 2, 0).numpy())
+    return Encoder.load(folder, device)
 
 
 def choose_device(device: str = "auto") -> str:
@@ -210,6 +221,16 @@ def choose_device(device: str = "auto") -> str:
     return device
 
 
+def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state` with a copy for every tensor that has another's memory, which safetensors cannot express."""
+    seen: set[int] = set()
+    found = {}
+    for name, value in state.items():
+        found[name] = value.clone() if value.data_ptr() in seen else value
+        seen.add(value.data_ptr())
+    return found
+
+
 def _spec_of_checkpoint(
     folder: Path,
     name: str,
@@ -220,25 +241,39 @@ def _spec_of_checkpoint(
     weights: str | None,
 ) -> ModelSpec:
     """The facts of a checkpoint that is not ours, from its own configuration files."""
-    processor = AutoImageProcessor.from_pretrained(folder)
-    size = dict(processor.crop_size if processor.do_center_crop else processor.size)
-    positions = getattr(model.config.text_config, "max_position_embeddings", tokenizer.model_max_length)
+    view, mean, std = preprocessing.read(checkpoints.image_processor(folder))
+    siglip = family in ("siglip", "siglip2")
+    text_config = model.config.text_config
+    bias = getattr(model, "logit_bias", None)
     return ModelSpec(
         base_model=name,
         base_revision=revision,
         family=family,
-        embedding_dim=model.config.projection_dim,
-        image_size=size["height"],
-        image_resize="crop" if processor.do_center_crop else "squash",
-        image_mean=tuple(processor.image_mean),
-        image_std=tuple(processor.image_std),
-        context_length=int(min(tokenizer.model_max_length, positions)),
+        embedding_dim=text_config.projection_size if siglip else model.config.projection_dim,
+        image_size=view.size,
+        image_resize=view.resize,
+        image_shortest=view.shortest,
+        image_resample=view.resample,
+        image_mean=mean,
+        image_std=std,
+        context_length=context_length(model.text_model, tokenizer),
+        pad_to_context=siglip,
         text_normalizer=text.VERSION,
         logit_scale=float(model.logit_scale.detach().exp()),
-        logit_bias=0.0,
+        logit_bias=0.0 if bias is None else float(bias.detach()),
         calibration=None,
         threshold=None,
         metrics={},
         data_fingerprint=None,
         weights_sha256=weights,
     )
+
+
+def context_length(text_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens a text may have: what the tokenizer says, but no more than there are positions."""
+    positions = getattr(text_model.config, "max_position_embeddings", None)
+    if positions is None:
+        return int(tokenizer.model_max_length)
+    # RoBERTa and its kin count positions from behind the padding's id.
+    padding = getattr(getattr(text_model.embeddings, "position_embeddings", None), "padding_idx", None)
+    return int(min(tokenizer.model_max_length, positions - (0 if padding is None else padding + 1)))

@@ -1,9 +1,10 @@
 """Models to train from scratch, by name: for the demo, for tests, and where no pretrained weights can be had.
 
     --model-name scratch:tiny-clip   transformers CLIPModel, a small vision transformer, 16 patches of 64 px pictures
-    --model-name scratch:resnet      transformers VisionTextDualEncoderModel, a residual network at 96 px
+    --model-name scratch:resnet      transformers VisionTextDualEncoderModel, a residual network at 160 px
 
-Both bring their own byte-level BPE tokenizer, trained on the training texts, so any language works.
+Both bring their own byte-level BPE tokenizer, trained on the training texts, so any language works. `scratch:text` is
+the latter's text tower alone, for train_jobs.two_towers.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
+    BertModel,
     CLIPConfig,
     CLIPModel,
     PreTrainedModel,
@@ -28,6 +30,7 @@ from train_jobs.encoder import Encoder
 from train_jobs.spec import Family, ModelSpec
 
 PREFIX = "scratch:"
+TEXT = "scratch:text"
 CONTEXT_LENGTH = 77
 MEAN = STD = (0.5, 0.5, 0.5)
 LOGIT_SCALE = 1 / 0.07  # initial temperature 0.07 (Radford et al. 2021)
@@ -47,9 +50,12 @@ def build(name: str, texts: Iterable[str], seed: int = 0) -> Encoder:
         embedding_dim=model.config.projection_dim,
         image_size=image_size,
         image_resize="squash",
+        image_shortest=image_size,
+        image_resample="bicubic",
         image_mean=MEAN,
         image_std=STD,
         context_length=CONTEXT_LENGTH,
+        pad_to_context=False,
         text_normalizer=text.VERSION,
         logit_scale=LOGIT_SCALE,
         logit_bias=0.0,
@@ -135,7 +141,29 @@ def _resnet(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTrainedMo
         layer_type="basic",
         hidden_size=widths[-1],  # what VisionTextDualEncoderModel projects from
     )
-    text_tower = BertConfig(
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(
+        vision, _text_config(tokenizer), projection_dim=128
+    )
+    model = VisionTextDualEncoderModel(config)
+    with torch.no_grad():
+        for module in model.vision_model.modules():
+            if isinstance(
+                module, ResNetBasicLayer
+            ):  # residual branches start at zero (Goyal et al. 2017, 5.1)
+                module.layer[-1].normalization.weight.zero_()
+    _start_as_bag_of_words(model.text_model, tokenizer)
+    return model
+
+
+def text_tower(tokenizer: PreTrainedTokenizerFast) -> BertModel:
+    """A small BERT for `tokenizer`, freshly initialised."""
+    model = BertModel(_text_config(tokenizer))
+    _start_as_bag_of_words(model, tokenizer)
+    return model
+
+
+def _text_config(tokenizer: PreTrainedTokenizerFast) -> BertConfig:
+    return BertConfig(
         hidden_size=128,
         intermediate_size=256,
         num_hidden_layers=1,
@@ -148,24 +176,22 @@ def _resnet(tokenizer: PreTrainedTokenizerFast, image_size: int) -> PreTrainedMo
         pad_token_id=tokenizer.pad_token_id,
         type_vocab_size=1,
     )
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text_tower, projection_dim=128)
-    model = VisionTextDualEncoderModel(config)
+
+
+def _start_as_bag_of_words(text_model: BertModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Make a new text tower see words without order.
+
+    Its pooled first token holds nothing of its own and positions nothing yet, so that attention fills it with the
+    words. As initialised, all texts look nearly the same.
+    """
+    embeddings = text_model.embeddings
     with torch.no_grad():
-        for module in model.vision_model.modules():
-            if isinstance(
-                module, ResNetBasicLayer
-            ):  # residual branches start at zero (Goyal et al. 2017, 5.1)
-                module.layer[-1].normalization.weight.zero_()
-        # The text tower starts as a bag of words: its pooled first token holds nothing of its own and positions
-        # nothing yet, so that attention fills it with the words. As initialised, all texts look nearly the same.
-        embeddings = model.text_model.embeddings
         embeddings.word_embeddings.weight[tokenizer.bos_token_id].zero_()
         embeddings.position_embeddings.weight.zero_()
         embeddings.token_type_embeddings.weight.zero_()
-    return model
 
 
 RECIPES: dict[str, tuple[Family, int, Callable[[PreTrainedTokenizerFast, int], PreTrainedModel]]] = {
     "scratch:tiny-clip": ("clip", 64, _tiny_clip),
-    "scratch:resnet": ("dual", 96, _resnet),
+    "scratch:resnet": ("dual", 160, _resnet),
 }
