@@ -4,13 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from train_jobs.augment import Augmentation, views
+from train_jobs.augment import Augmentation, draws, views
 
 STILL = Augmentation(min_area=1.0, flip=False, brightness=0.0, contrast=0.0)
 
 
 def _seed(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def _views(pixels: Tensor, size: int, how: Augmentation, generator: torch.Generator) -> Tensor:
+    return views(pixels, size, how, draws(len(pixels), generator))
 
 
 def _noise(count: int, size: int) -> Tensor:
@@ -35,7 +39,7 @@ def _extents(out: Tensor, size: int = 64) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("canvas", "size"), [(40, 32), (32, 32), (24, 32)])
 @pytest.mark.parametrize("how", [Augmentation(), Augmentation(brightness=1, contrast=1), STILL])
 def test_shape_type_and_range(canvas: int, size: int, how: Augmentation) -> None:
-    out = views(_noise(6, canvas), size, how, _seed())
+    out = _views(_noise(6, canvas), size, how, _seed())
     assert out.shape == (6, 3, size, size)
     assert out.dtype == torch.float32
     assert out.min() >= 0 and out.max() <= 255
@@ -45,19 +49,19 @@ def test_channels_last_gives_the_same_views() -> None:
     pixels = _noise(4, 40)
     last = pixels.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     torch.testing.assert_close(
-        views(last, 32, Augmentation(), _seed()), views(pixels, 32, Augmentation(), _seed())
+        _views(last, 32, Augmentation(), _seed()), _views(pixels, 32, Augmentation(), _seed())
     )
 
 
 def test_the_seed_decides() -> None:
     pixels = _noise(4, 40)
-    first, again, other = (views(pixels, 32, Augmentation(), _seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (_views(pixels, 32, Augmentation(), _seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_a_batch_gets_views_that_differ() -> None:
-    out = views(_noise(1, 40).repeat(4, 1, 1, 1), 32, Augmentation(), _seed())
+    out = _views(_noise(1, 40).repeat(4, 1, 1, 1), 32, Augmentation(), _seed())
     assert all(not torch.equal(out[i], out[j]) for i in range(4) for j in range(i))
 
 
@@ -65,7 +69,7 @@ def test_the_next_batch_gets_other_views() -> None:
     generator = _seed()
     pixels = _noise(2, 40)
     assert not torch.equal(
-        views(pixels, 32, Augmentation(), generator), views(pixels, 32, Augmentation(), generator)
+        _views(pixels, 32, Augmentation(), generator), _views(pixels, 32, Augmentation(), generator)
     )
 
 
@@ -73,13 +77,13 @@ def test_none_is_the_picture_itself() -> None:
     pixels = _noise(3, 32)
     assert Augmentation.none() == STILL
     torch.testing.assert_close(
-        views(pixels, 32, Augmentation.none(), _seed()), pixels.float(), atol=0.01, rtol=0
+        _views(pixels, 32, Augmentation.none(), _seed()), pixels.float(), atol=0.01, rtol=0
     )
 
 
 def test_flip_only_mirrors() -> None:
     pixels = _noise(64, 16)
-    out = views(pixels, 16, Augmentation(min_area=1.0, flip=True, brightness=0, contrast=0), _seed())
+    out = _views(pixels, 16, Augmentation(min_area=1.0, flip=True, brightness=0, contrast=0), _seed())
     plain, mirrored = pixels.float(), pixels.float().flip(-1)
     is_plain = (out - plain).abs().amax((1, 2, 3)) < 0.01
     is_mirrored = (out - mirrored).abs().amax((1, 2, 3)) < 0.01
@@ -90,7 +94,7 @@ def test_flip_only_mirrors() -> None:
 @pytest.mark.parametrize("min_area", [0.3, 0.5, 0.8, 0.9, 0.97])
 def test_crops_keep_at_least_min_area(min_area: float) -> None:
     how = Augmentation(min_area=min_area, flip=False, brightness=0, contrast=0)
-    wide, high = _extents(views(_ramps(2000), 48, how, _seed()))
+    wide, high = _extents(_views(_ramps(2000), 48, how, _seed()))
     area = wide * high
     assert area.min() >= min_area - 0.01
     assert area.min() < min_area + 0.05  # the bound is reached: not all views are tame
@@ -100,7 +104,7 @@ def test_crops_keep_at_least_min_area(min_area: float) -> None:
 
 def test_crops_have_moderate_aspect_ratios_and_all_places() -> None:
     how = Augmentation(min_area=0.5, flip=False, brightness=0, contrast=0)
-    out = views(_ramps(2000), 48, how, _seed())
+    out = _views(_ramps(2000), 48, how, _seed())
     wide, high = _extents(out)
     ratio = wide / high
     assert 0.78 < ratio.min() < 0.85 and 1.18 < ratio.max() < 1.28  # 4:5 to 5:4
@@ -110,14 +114,14 @@ def test_crops_have_moderate_aspect_ratios_and_all_places() -> None:
 
 
 def test_no_flip_mirrors_nothing() -> None:
-    wide, high = _extents(views(_ramps(200), 48, Augmentation(flip=False, contrast=0), _seed()))
+    wide, high = _extents(_views(_ramps(200), 48, Augmentation(flip=False, contrast=0), _seed()))
     assert wide.min() > 0 and high.min() > 0
 
 
 def test_brightness_scales_a_picture_within_its_bound() -> None:
     how = Augmentation(min_area=1.0, flip=False, brightness=0.2, contrast=0.0)
     grey = torch.full((500, 3, 8, 8), 100, dtype=torch.uint8)
-    out = views(grey, 8, how, _seed())
+    out = _views(grey, 8, how, _seed())
     levels = out.mean((1, 2, 3))
     assert torch.allclose(out, levels[:, None, None, None].expand_as(out), atol=0.01)
     assert 79.9 <= levels.min() < 82 and 118 < levels.max() <= 120.1
@@ -127,7 +131,7 @@ def test_contrast_keeps_the_mean_within_its_bound() -> None:
     how = Augmentation(min_area=1.0, flip=False, brightness=0.0, contrast=0.2)
     pixels = torch.full((500, 3, 8, 8), 100, dtype=torch.uint8)
     pixels[:, :, :4] = 150
-    out = views(pixels, 8, how, _seed())
+    out = _views(pixels, 8, how, _seed())
     torch.testing.assert_close(out.mean((1, 2, 3)), torch.full((500,), 125.0), atol=0.01, rtol=0)
     spread = (out.amax((1, 2, 3)) - out.amin((1, 2, 3))) / 50
     assert 0.799 <= spread.min() < 0.82 and 1.18 < spread.max() <= 1.201
@@ -135,4 +139,11 @@ def test_contrast_keeps_the_mean_within_its_bound() -> None:
 
 def test_bright_views_stop_at_white() -> None:
     white = torch.full((50, 3, 8, 8), 255, dtype=torch.uint8)
-    assert views(white, 8, Augmentation(brightness=0.5), _seed()).max() == 255
+    assert _views(white, 8, Augmentation(brightness=0.5), _seed()).max() == 255
+
+
+def test_a_share_of_a_batch_gets_the_views_it_would_get_in_the_whole() -> None:
+    pixels, drawn = _noise(6, 40), draws(6, _seed())
+    whole = views(pixels, 32, Augmentation(rotation=10, tint=0.1, saturation=0.2), drawn)
+    share = views(pixels[4:], 32, Augmentation(rotation=10, tint=0.1, saturation=0.2), drawn[4:])
+    assert torch.equal(whole[4:], share)

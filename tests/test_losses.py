@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn, tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import logsigmoid, normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from train_jobs.losses import NO_GROUP, contrastive, gather, pairs
+from train_jobs.losses import NO_GROUP, contrastive, gather, pairs, sigmoid
 
 ONE = tensor(1.0)
 AXES = torch.eye(3)
@@ -126,6 +126,102 @@ def test_pairs_equals_torch_bce_and_survives_extreme_logits() -> None:
     assert pairs(images, images, torch.zeros(32), tensor(1e4), tensor(0.0)).item() == pytest.approx(1e4)
 
 
+def test_a_picture_with_a_piece_of_another_belongs_to_both() -> None:
+    """Picture 0 is of group 0 by three quarters, else of group 1; picture 1 of group 1 by nine tenths, else of 0."""
+    images, texts = AXES[:2], AXES[:2]
+    loss = contrastive(
+        images, texts, _groups(0, 1), _groups(0, 1), ONE, 0.0, _groups(1, 0), tensor([0.75, 0.9])
+    )
+    own, other = (math.log(share / (math.e + 1)) for share in (math.e, 1))  # cosines 1 and 0
+    of_images = 0.75 * own + 0.25 * other, 0.9 * own + 0.1 * other
+    # text 0 is shown by 0.75 of picture 0 and by 0.1 of picture 1; text 1 by 0.9 of picture 1 and 0.25 of picture 0
+    of_texts = (0.75 * own + 0.1 * other) / 0.85, (0.9 * own + 0.25 * other) / 1.15
+    assert loss.item() == pytest.approx(-(sum(of_images) / 2 + sum(of_texts) / 2) / 2)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_pieces_of_one_s_own_kind_or_of_no_size_change_nothing(smoothing: float) -> None:
+    images, texts, scale = _units(5, 8, 0), _units(4, 8, 1), tensor(9.0)
+    groups = _groups(0, 1, 2, 2, NO_GROUP), _groups(0, 1, 2, NO_GROUP)
+    plain = contrastive(images, texts, *groups, scale, smoothing)
+    for second, share in ((groups[0], torch.full((5,), 0.3)), (_groups(1, 2, 0, 0, 1), torch.ones(5))):
+        assert contrastive(images, texts, *groups, scale, smoothing, second, share).item() == pytest.approx(
+            plain.item(), rel=1e-5
+        )
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+def test_sigmoid_worked_by_hand() -> None:
+    """Two pictures and three texts: matches at cosines 1 and 0.6, mismatches at 0, 0.8, 0 and 1."""
+    images = AXES[:2]
+    texts = torch.stack([AXES[0], 0.8 * AXES[0] + 0.6 * AXES[1], AXES[1]])
+    scale, bias = 2.0, -1.5
+    matches = math.log(_sigmoid(2 * 1 - 1.5)) + math.log(_sigmoid(2 * 0.6 - 1.5))
+    mismatches = sum(math.log(_sigmoid(-(2 * cosine - 1.5))) for cosine in (0.8, 0.0, 0.0, 1.0))
+    found = sigmoid(images, texts, _groups(4, 5), _groups(4, 5, 6), tensor(scale), tensor(bias))
+    assert found.item() == pytest.approx(-(matches + mismatches) / 2)
+    assert found.dtype == torch.float32 and found.shape == ()
+
+
+def test_sigmoid_is_the_published_one() -> None:
+    """Algorithm 1 of Zhai et al. 2023: labels = 2 * eye(n) - ones(n), -sum(log_sigmoid(labels * logits)) / n."""
+    images, texts = _units(7, 8, 0), _units(7, 8, 1)
+    logits = images @ texts.T * math.exp(math.log(10)) - 10
+    expected = -logsigmoid((2 * torch.eye(7) - 1) * logits).sum() / 7
+    groups = torch.arange(7)
+    assert sigmoid(images, texts, groups, groups, tensor(10.0), tensor(-10.0)).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+
+
+def test_sigmoid_knows_several_matches() -> None:
+    images = AXES[[0, 0]]
+    one = -math.log(_sigmoid(3))  # four pairs of one group at cosine 1, two for each picture
+    found = sigmoid(images, images, _groups(1, 1), _groups(1, 1), tensor(3.0), tensor(0.0))
+    assert found.item() == pytest.approx(2 * one)
+
+
+@pytest.mark.parametrize("padded", ["texts", "both"])
+def test_sigmoid_takes_no_account_of_padding(padded: str) -> None:
+    images, texts = _units(5, 8, 0), _units(4, 8, 1)
+    image_groups, text_groups = _groups(0, 1, 2, 2, 3), _groups(0, 1, 2, 3)
+    scale, bias = tensor(9.0), tensor(-3.0)
+    plain = sigmoid(images, texts, image_groups, text_groups, scale, bias)
+    padding, nobody = _units(3, 8, 2).requires_grad_(), _groups(*[NO_GROUP] * 3)
+    if padded == "both":
+        images, image_groups = torch.cat([images, padding]), torch.cat([image_groups, nobody])
+    found = sigmoid(
+        images, torch.cat([texts, padding]), image_groups, torch.cat([text_groups, nobody]), scale, bias
+    )
+    found.backward()
+    assert found.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert padding.grad is not None and not padding.grad.any()
+
+
+def test_sigmoid_of_nothing_but_padding_is_nothing() -> None:
+    images, texts = _units(2, 8, 0).requires_grad_(), _units(2, 8, 1).requires_grad_()
+    nobody = _groups(NO_GROUP, NO_GROUP)
+    loss = sigmoid(images, texts, nobody, nobody, ONE, tensor(0.0))
+    loss.backward()
+    assert loss.item() == 0
+    for rows in (images, texts):
+        assert rows.grad is not None and not rows.grad.any()
+
+
+def test_sigmoid_is_computed_in_float32_and_survives_extreme_logits() -> None:
+    images, groups = _units(6, 16, 0), torch.arange(6)
+    half, bias = images.bfloat16(), tensor(-10.0)
+    found = sigmoid(half, half, groups, groups, tensor(50.0), bias)
+    assert found.dtype == torch.float32
+    full = sigmoid(half.float(), half.float(), groups, groups, tensor(50.0), bias)
+    assert found.item() == pytest.approx(full.item())
+    extreme = sigmoid(AXES[:1], AXES[:1], _groups(0), _groups(1), tensor(1e4), tensor(0.0))
+    assert extreme.item() == pytest.approx(1e4)
+
+
 # One process against two, over gloo as `finetune` runs it on CPUs.
 
 PICTURES, TEXTS, WIDTH = 8, 6, 5
@@ -163,9 +259,20 @@ def _case(name: str, rank: int, workers: int, model: nn.Module) -> Tensor:
     image_groups, text_groups = {
         "even": (_groups(0, 1, 2, 3, 4, 5, 0, 1), _groups(0, 1, 2, 3, 4, 5)),
         "uneven": (_groups(0, NO_GROUP, 9, 8, 1, 2, 1, 0), _groups(0, 1, 1, 2, NO_GROUP, 7)),
-    }[name]
+    }[name.removeprefix("sigmoid ").removeprefix("mixed ")]
     images, texts, scale, bias = model(image_rows[mine], text_rows[rank::workers])
-    share = contrastive(images, texts, image_groups[mine], text_groups[rank::workers], scale)
+    if name.startswith("sigmoid"):
+        return sigmoid(images, texts, image_groups[mine], text_groups[rank::workers], scale, bias)
+    second, first_share = image_groups.roll(PICTURES // 2)[mine], torch.linspace(0.1, 0.9, PICTURES)[mine]
+    share = contrastive(
+        images,
+        texts,
+        image_groups[mine],
+        text_groups[rank::workers],
+        scale,
+        0.1,
+        *((second, first_share) if name.startswith("mixed") else ()),
+    )
     return share + 0.0 * bias
 
 
@@ -196,7 +303,7 @@ def _worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-CASES = ("even", "uneven", "pairs")
+CASES = ("even", "uneven", "mixed uneven", "pairs", "sigmoid even", "sigmoid uneven")
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +329,7 @@ def test_two_workers_compute_the_gradients_of_one(two_workers: list[dict[str, An
     assert alone["image_tower.weight"].abs().max() > 1e-3
     assert alone["text_tower.weight"].abs().max() > 1e-3
     assert abs(alone["log_scale"]) > 1e-3
-    assert (abs(alone["bias"]) > 1e-3) == (case == "pairs")
+    assert (abs(alone["bias"]) > 1e-3) == case.startswith(("pairs", "sigmoid"))
     for found in two_workers:
         torch.testing.assert_close(found[case], found[case] | {k: v for k, v in alone.items() if k != "loss"})
 

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from data_jobs.items import Passage
 from train_jobs import scratch
 from train_jobs.encoder import Encoder
 from train_jobs.pairdata import (
+    Order,
     PairData,
     PixelCache,
     embed_pictures,
-    epoch_batches,
     group_ids,
     score_pairs,
     to_channels_first,
 )
+from train_jobs.preprocessing import View
 
 PRODUCTS = random_products(8, seed=4)
 
@@ -147,27 +149,40 @@ def test_a_single_product_has_no_mismatch(data: PairData) -> None:
 
 
 def test_pictures_are_decoded_as_the_encoder_does(data: PairData, encoder: Encoder) -> None:
-    size, resize = encoder.spec.image_size, encoder.spec.image_resize
-    for row, pixels in zip([3, 0], data.decode([3, 0], size, resize), strict=True):
+    for row, pixels in zip([3, 0], data.decode([3, 0], encoder.spec), strict=True):
         expected = encoder.pixels(images.decode(data.images[row].as_py()))
         np.testing.assert_array_equal(pixels, expected)
 
 
-@pytest.mark.parametrize("budget", [0, 8 * 32 * 32 * 3 - 1, 8 * 32 * 32 * 3, 10**9])
+@pytest.mark.parametrize(("scale", "side"), [(1.0, 32), (1.15, 37), (0.5, 16)])
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_a_scale_decodes_the_same_view_larger(
+    data: PairData, encoder: Encoder, resize: str, scale: float, side: int
+) -> None:
+    spec = encoder.spec.replace(image_size=32, image_shortest=32, image_resize=resize)
+    found = data.decode([3, 0], spec, scale)
+    assert found.shape == (2, side, side, 3) and found.dtype == np.uint8
+    whole = images.decode(data.images[3].as_py())
+    np.testing.assert_array_equal(found[0], View(side, side, resize, "bicubic").pixels(whole))
+
+
+@pytest.mark.parametrize("budget", [0, 8 * 37 * 37 * 3 - 1, 8 * 37 * 37 * 3, 10**9])
 @pytest.mark.parametrize("resize", ["crop", "squash"])
 def test_the_cache_gives_the_same_pixels_whatever_its_budget(
-    data: PairData, budget: int, resize: str
+    data: PairData, encoder: Encoder, budget: int, resize: str
 ) -> None:
-    cache = PixelCache(data, 32, resize, budget_bytes=budget, threads=3)
+    """Eight pictures of 37 = 1.15 x 32 pixels fit into the third budget to the byte."""
+    spec = encoder.spec.replace(image_size=32, image_shortest=32, image_resize=resize)
+    cache = PixelCache(data, spec, 1.15, budget_bytes=budget, threads=3)
     rows = [15, 2, 2, 0, 7]
     batch = cache.batch(rows)
-    assert batch.shape == (5, 32, 32, 3) and batch.dtype == np.uint8
-    np.testing.assert_array_equal(batch, data.decode(rows, 32, resize))
-    assert cache.batch(range(16)).shape == (16, 32, 32, 3)
+    assert batch.shape == (5, 37, 37, 3) and batch.dtype == np.uint8
+    np.testing.assert_array_equal(batch, data.decode(rows, spec, 1.15))
+    assert cache.batch(range(16)).shape == (16, 37, 37, 3)
 
 
-def test_a_batch_may_be_changed_without_changing_the_cache(data: PairData) -> None:
-    cache = PixelCache(data, 16, "squash", budget_bytes=10**9, threads=1)
+def test_a_batch_may_be_changed_without_changing_the_cache(data: PairData, encoder: Encoder) -> None:
+    cache = PixelCache(data, encoder.spec, budget_bytes=10**9, threads=1)
     before = cache.batch([1]).copy()
     cache.batch([1])[:] = 0
     np.testing.assert_array_equal(cache.batch([1]), before)
@@ -198,7 +213,10 @@ def test_embed_pictures_follows_the_rows(data: PairData, encoder: Encoder) -> No
 
 
 def _epoch(count: int, batch_size: int, seed: int = 0, epoch: int = 0) -> list[list[int]]:
-    return [batch.tolist() for batch in epoch_batches(count, batch_size, seed=seed, epoch=epoch)]
+    """The full batches of an epoch."""
+    steps = range(count // batch_size)
+    order = Order(np.arange(count), seed)
+    return [order.batch(epoch, step, batch_size).tolist() for step in steps]
 
 
 def test_an_epoch_is_decided_by_seed_and_number() -> None:
@@ -208,14 +226,21 @@ def test_an_epoch_is_decided_by_seed_and_number() -> None:
     assert _epoch(100, 8, seed=1) != _epoch(100, 8, epoch=1)
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_size", "sizes"),
-    [(12, 4, [4, 4, 4]), (13, 4, [4, 4, 4]), (4, 4, [4]), (3, 4, [3]), (1, 1, [1])],
-)
-def test_batches_are_full_and_hold_each_row_once(count: int, batch_size: int, sizes: list[int]) -> None:
-    batches = _epoch(count, batch_size)
-    assert [len(batch) for batch in batches] == sizes
-    rows = list(chain(*batches))
+def test_any_batch_can_be_had_without_those_before() -> None:
+    """So a run resumes in the middle of an epoch; other epochs asked for meanwhile do not matter."""
+    in_order = _epoch(100, 8, epoch=3)
+    order = Order(np.arange(100), seed=0)
+    for step in (7, 0, 11, 3):
+        for epoch in (0, 1, 2):
+            order.batch(epoch, step, 8)
+        assert order.batch(3, step, 8).tolist() == in_order[step]
+
+
+@pytest.mark.parametrize(("count", "batch_size", "batches"), [(12, 4, 3), (13, 4, 3), (4, 4, 1), (1, 1, 1)])
+def test_batches_are_full_and_hold_each_row_once(count: int, batch_size: int, batches: int) -> None:
+    found = _epoch(count, batch_size)
+    assert [len(batch) for batch in found] == [batch_size] * batches
+    rows = list(chain(*found))
     assert len(set(rows)) == len(rows) and set(rows) <= set(range(count))
 
 
@@ -228,6 +253,21 @@ def test_batches_are_shuffled() -> None:
     rows = list(chain(*_epoch(1000, 10)))
     assert rows != sorted(rows)
     assert abs(np.corrcoef(rows, range(1000))[0, 1]) < 0.1
+
+
+def test_rows_of_one_unit_stay_together_in_their_own_order() -> None:
+    units = np.array([0, 1, 2, 0, 3, 1, 0])
+    orders = {tuple(Order(units, seed=0).batch(epoch, 0, 7).tolist()) for epoch in range(30)}
+    assert len(orders) > 10
+    for order in orders:
+        at = {row: place for place, row in enumerate(order)}
+        assert at[3] == at[0] + 1 and at[6] == at[3] + 1 and at[5] == at[1] + 1
+
+
+def test_what_a_picture_shows_is_known_by_any_of_its_rows(data: PairData) -> None:
+    rows = data.take([0, 1, 0, 1])
+    rows = replace(rows, image_groups=[None, None, "a mug", None])
+    assert rows.pictures_groups() == ["a mug", None, "a mug", None]
 
 
 def test_group_ids_are_the_same_whoever_counts() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 NO_GROUP = -1
 """Group of a padding row, which is neither an anchor nor a candidate."""
@@ -24,20 +24,30 @@ def contrastive(
     text_groups: Tensor,
     scale: Tensor,
     label_smoothing: float = 0.0,
+    second_groups: Tensor | None = None,
+    first_share: Tensor | None = None,
 ) -> Tensor:
     """Symmetric multi-positive InfoNCE in float32.
 
     images [n, D] and texts [m, D], unit norm, of this worker (n and m are each equal on all workers);
     groups int64 [n] and [m]: a picture and a text are a match if their groups are equal. Each anchor's target is
     uniform over its positives (Khosla et al. 2020, L_out), less `label_smoothing` of it spread over all candidates;
-    anchors without a positive are left out. Returns this worker's share, float32 []: the mean over workers is the
-    loss of the whole batch.
+    anchors without a positive are left out. Pictures with a piece of another (CutMix) belong to `image_groups` by
+    `first_share`, float [n] in 0..1, and to `second_groups` by the rest. Returns this worker's share, float32 []: the
+    mean over workers is the loss of the whole batch.
     """
     all_images, all_texts = gather(images), gather(texts)
     all_image_groups, all_text_groups = _gather_plain(image_groups), _gather_plain(text_groups)
+    of_images = _positives(image_groups, all_text_groups)
+    of_texts = _positives(text_groups, all_image_groups)
+    if second_groups is not None and first_share is not None:
+        of_images = of_images * first_share[:, None]
+        of_images += _positives(second_groups, all_text_groups) * (1 - first_share[:, None])
+        all_second, all_shares = _gather_plain(second_groups), _gather_plain(first_share)
+        of_texts = of_texts * all_shares + _positives(text_groups, all_second) * (1 - all_shares)
     directions = (
-        (images, all_texts, image_groups, all_text_groups),
-        (texts, all_images, text_groups, all_image_groups),
+        (images, all_texts, of_images, all_text_groups == NO_GROUP),
+        (texts, all_images, of_texts, all_image_groups == NO_GROUP),
     )
     return sum(
         (_one_way(*direction, scale, label_smoothing) for direction in directions),
@@ -45,38 +55,59 @@ def contrastive(
     ) / len(directions)
 
 
+def _positives(anchor_groups: Tensor, candidate_groups: Tensor) -> Tensor:
+    """1 where anchor and candidate are a match, float32 [n, M]."""
+    return ((anchor_groups[:, None] == candidate_groups[None]) & (candidate_groups != NO_GROUP)[None]).float()
+
+
 def _one_way(
     anchors: Tensor,
     candidates: Tensor,
-    anchor_groups: Tensor,
-    candidate_groups: Tensor,
+    positive: Tensor,
+    padding: Tensor,
     scale: Tensor,
     smoothing: float,
 ) -> Tensor:
+    """The loss of anchors [n, D] over candidates [M, D] by the weights of positives [n, M]; padding bool [M]."""
     logits = scale * anchors.float() @ candidates.float().T  # [n, M]
-    padding = candidate_groups[None] == NO_GROUP
+    padding = padding[None]
     log_share = torch.log_softmax(logits.masked_fill(padding, float("-inf")), dim=1).masked_fill(padding, 0)
-    positive = (anchor_groups[:, None] == candidate_groups[None]) & ~padding
-    count = positive.sum(1)
-    likelihood = log_share.masked_fill(~positive, 0).sum(1) / count.clamp(min=1)
+    positive = positive.masked_fill(padding, 0)
+    weight = positive.sum(1)
+    has_any = weight > 0
+    likelihood = (log_share * positive).sum(1) / weight.where(has_any, 1)
     if smoothing:
         anywhere = log_share.sum(1) / (~padding).sum().clamp(min=1)
         likelihood = (1 - smoothing) * likelihood + smoothing * anywhere
-    loss = -likelihood[count > 0].sum()
-    anchors_everywhere = (count > 0).sum()
-    if _workers() > 1:
-        dist.all_reduce(anchors_everywhere)
-    return loss * _workers() / anchors_everywhere.clamp(min=1)
+    loss = -likelihood[has_any].sum()
+    return loss * _workers() / _sum_over_workers(has_any.sum()).clamp(min=1)
 
 
 def pairs(images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Binary cross-entropy of labelled pairs on scale * cosine + bias, in float32.
 
-    images and texts [n, D], unit norm, row by row; labels [n], 1 match and 0 mismatch. Returns the mean over this
+    images and texts [n, D], unit norm, row by row; labels [n], from 0 mismatch to 1 match. Returns the mean over this
     worker's rows, float32 []. (On a raw cosine BCE cannot reach 0.5; see the scale and bias of Zhai et al. 2023.)
     """
     cosines = (images.float() * texts.float()).sum(-1)
     return binary_cross_entropy_with_logits(scale * cosines + bias, labels.float())
+
+
+def sigmoid(
+    images: Tensor, texts: Tensor, image_groups: Tensor, text_groups: Tensor, scale: Tensor, bias: Tensor
+) -> Tensor:
+    """Every picture with every text as a labelled pair, in float32 (SigLIP: Zhai et al. 2023, algorithm 1).
+
+    Shapes, groups and padding as in `contrastive`; the sum over all pairs is divided by the number of pictures.
+    Returns this worker's share, float32 []: the mean over workers is the loss of the whole batch.
+    """
+    all_texts, all_text_groups = gather(texts), _gather_plain(text_groups)
+    logits = scale * images.float() @ all_texts.float().T + bias  # [n, M]
+    padding = (all_text_groups == NO_GROUP)[None] | (image_groups == NO_GROUP)[:, None]
+    match = (image_groups[:, None] == all_text_groups[None]).float() * 2 - 1
+    loss = -logsigmoid(match * logits).masked_fill(padding, 0).sum()
+    pictures = _sum_over_workers((image_groups != NO_GROUP).sum())
+    return loss * _workers() / pictures.clamp(min=1)
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -105,6 +136,12 @@ def _gather_plain(rows: Tensor) -> Tensor:
     out = [torch.empty_like(rows) for _ in range(_workers())]
     dist.all_gather(out, rows.contiguous())
     return torch.cat(out)
+
+
+def _sum_over_workers(count: Tensor) -> Tensor:
+    if _workers() > 1:
+        dist.all_reduce(count)
+    return count
 
 
 def _workers() -> int:

@@ -4,7 +4,7 @@ Every worker opens the whole dataset (encoded pictures are small) and takes its 
 data a step sees depends on the seed, the epoch and the step, never on the number of workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from data_jobs import dataset, images
 from data_jobs.errors import InputError
 from data_jobs.mismatches import mismatched
-from train_jobs.encoder import Embeddings, Encoder, Pixels, preprocess
+from train_jobs.encoder import Embeddings, Encoder, Pixels
+from train_jobs.preprocessing import View
+from train_jobs.spec import ModelSpec
 
 COLUMNS = ("image", "text", "label", "image_group", "text_group", "image_sha256")
 
@@ -97,42 +99,47 @@ class PairData:
             fingerprint=self.fingerprint,
         )
 
-    def decode(self, rows: Sequence[int], size: int, resize: str) -> Pixels:
-        """uint8 [len(rows), size, size, 3], preprocessed as the encoder does."""
-        return np.stack(
-            [preprocess(images.decode(self.images[int(row)].as_py()), size, resize) for row in rows]
-        )
+    def pictures_groups(self) -> list[str | None]:
+        """What the picture of each row is known to show, by any row with that picture."""
+        known = {p: g for p, g in zip(self.picture_ids, self.image_groups, strict=True) if g is not None}
+        return [known.get(picture) for picture in self.picture_ids]
+
+    def decode(self, rows: Sequence[int], spec: ModelSpec, scale: float = 1.0) -> Pixels:
+        """uint8 [len(rows), S, S, 3], preprocessed as the encoder of `spec` does, `scale` times as large."""
+        view = View.of(spec).scaled(scale)
+        return np.stack([view.pixels(images.decode(self.images[int(row)].as_py())) for row in rows])
 
 
 class PixelCache:
     """Decoded pictures of a dataset: each distinct picture once, in memory, while the budget lasts."""
 
-    def __init__(self, data: PairData, size: int, resize: str, *, budget_bytes: int, threads: int) -> None:
-        self._data, self._size, self._resize = data, size, resize
-        distinct = {picture: row for row, picture in reversed(list(enumerate(data.picture_ids)))}
-        self._slot = {picture: slot for slot, picture in enumerate(distinct)}
+    def __init__(
+        self, data: PairData, spec: ModelSpec, scale: float = 1.0, *, budget_bytes: int, threads: int
+    ) -> None:
+        self._data, self._spec, self._scale = data, spec, scale
+        self._distinct = Distinct.of(data.picture_ids)
         self._pixels: Pixels | None = None
         self._pool = ThreadPoolExecutor(max(1, threads))
-        if len(distinct) * size * size * 3 <= budget_bytes:
-            self._pixels = self._decode(list(distinct.values()))
+        if len(self._distinct.first) * View.of(spec).scaled(scale).size ** 2 * 3 <= budget_bytes:
+            self._pixels = self._decode(self._distinct.first)
 
     def batch(self, rows: Sequence[int]) -> Pixels:
-        """uint8 [len(rows), size, size, 3]."""
+        """uint8 [len(rows), S, S, 3]."""
         if self._pixels is None:
             return self._decode(rows)
-        return self._pixels[[self._slot[self._data.picture_ids[row]] for row in rows]]
+        return self._pixels[self._distinct.index[rows]]
 
     def _decode(self, rows: Sequence[int]) -> Pixels:
         def one(row: int) -> Pixels:
-            return self._data.decode([row], self._size, self._resize)[0]
+            return self._data.decode([row], self._spec, self._scale)[0]
 
         return np.stack(list(self._pool.map(one, rows)))
 
 
 def score_pairs(encoder: Encoder, data: PairData) -> NDArray[np.float32]:
     """Cosine of every pair, float32 [N]; each distinct picture and text is embedded once."""
-    pictures = _distinct(data.picture_ids)
-    texts = _distinct(data.texts)
+    pictures = Distinct.of(data.picture_ids)
+    texts = Distinct.of(data.texts)
     image_rows = embed_pictures(encoder, data, pictures.first)
     text_rows = encoder.texts([data.texts[row] for row in texts.first])
     return np.einsum("nd,nd->n", image_rows[pictures.index], text_rows[texts.index])
@@ -140,10 +147,7 @@ def score_pairs(encoder: Encoder, data: PairData) -> NDArray[np.float32]:
 
 def embed_pictures(encoder: Encoder, data: PairData, rows: Sequence[int]) -> Embeddings:
     """Embeddings of the pictures of `rows`, decoded batch by batch: float32 [len(rows), D], unit norm."""
-    parts = [
-        encoder.images(data.decode(chunk, encoder.spec.image_size, encoder.spec.image_resize))
-        for chunk in _slices(rows, encoder.batch_size)
-    ]
+    parts = [encoder.images(data.decode(chunk, encoder.spec)) for chunk in slices(rows, encoder.batch_size)]
     return np.concatenate(parts) if parts else np.empty((0, encoder.spec.embedding_dim), np.float32)
 
 
@@ -152,12 +156,20 @@ def group_ids(groups: Sequence[str | None]) -> dict[str, int]:
     return {name: number for number, name in enumerate(sorted({g for g in groups if g is not None}))}
 
 
-def epoch_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
-    """Shuffled global batches of row numbers; a last short batch is left out unless it is the only one."""
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    full = max(1, count // batch_size)
-    for step in range(full):
-        yield order[step * batch_size : (step + 1) * batch_size]
+class Order:
+    """The order of rows in each epoch, shuffled anew by seed and epoch; rows of one unit stay together."""
+
+    def __init__(self, units: NDArray[np.int64], seed: int) -> None:
+        """`units` [N] numbers what rows belong to, from 0 without gaps: arange(N) shuffles single rows."""
+        self._units, self._seed = units, seed
+        self._epoch, self._rows = -1, np.empty(0, np.int64)
+
+    def batch(self, epoch: int, step: int, batch_size: int) -> NDArray[np.int64]:
+        """The row numbers of the `step`th global batch of an epoch."""
+        if epoch != self._epoch:
+            places = np.random.default_rng([self._seed, epoch]).permutation(int(self._units.max()) + 1)
+            self._epoch, self._rows = epoch, np.argsort(np.argsort(places)[self._units], kind="stable")
+        return self._rows[step * batch_size : (step + 1) * batch_size]
 
 
 def to_channels_first(pixels: Pixels) -> torch.Tensor:
@@ -166,23 +178,26 @@ def to_channels_first(pixels: Pixels) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class _Distinct:
+class Distinct:
+    """The distinct values of a column."""
+
     first: list[int]  # row of the first occurrence of each distinct value
     index: NDArray[np.int64]  # [N] position in `first` of every row's value
 
+    @classmethod
+    def of(cls, values: Sequence[Hashable]) -> "Distinct":
+        position: dict[Hashable, int] = {}
+        first: list[int] = []
+        index = np.empty(len(values), np.int64)
+        for row, value in enumerate(values):
+            if value not in position:
+                position[value] = len(first)
+                first.append(row)
+            index[row] = position[value]
+        return cls(first, index)
 
-def _distinct(values: Sequence[str]) -> _Distinct:
-    position: dict[str, int] = {}
-    first: list[int] = []
-    index = np.empty(len(values), np.int64)
-    for row, value in enumerate(values):
-        if value not in position:
-            position[value] = len(first)
-            first.append(row)
-        index[row] = position[value]
-    return _Distinct(first, index)
 
-
-def _slices(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def slices(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """`rows` in pieces of at most `size`."""
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
