@@ -3,279 +3,332 @@
 `finetune` runs it under Ray Train; it runs as well in a notebook, alone, with `report=print`.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from data_jobs.errors import InputError
-from train_jobs import losses, metrics
-from train_jobs.augment import Augmentation, views
+from train_jobs import gradients, losses, sharding, trainable, workers
+from train_jobs.augment import Augmentation
+from train_jobs.batches import Batch, Batches, matches
 from train_jobs.encoder import Encoder
-from train_jobs.pairdata import (
-    PairData,
-    PixelCache,
-    epoch_batches,
-    group_ids,
-    score_pairs,
-    to_channels_first,
-)
+from train_jobs.frozen import FrozenFeatures
+from train_jobs.pairdata import PairData, score_pairs
+from train_jobs.runstate import RunState
+from train_jobs.schedule import Schedule, set_learning_rates
+from train_jobs.towers import TwoTower
+from train_jobs.validation import Validation
 
-Loss = Literal["contrastive", "pairs"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Event = dict[str, Any]
 
-CANVAS = 1.15
-"""Training pictures are decoded this much larger than the model's input, so that crops keep detail."""
-TEXT_BANK_LIMIT = 512
-"""With at most this many distinct texts, each step contrasts its pictures with all of them."""
+BIAS_PAIRS = 256
+"""So many training pairs of each label place the first bias of `pairs` and `sigmoid`."""
+STATES = "checkpoints"
+"""The folder of the run's states, in the run's folder."""
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How to train: everything the loop needs beside model and data."""
+class Training:
+    """One worker's part of a run: build it from the start or from the newest state in the folder, then `run` it."""
 
-    loss: Loss
-    epochs: int
-    batch_size: int  # global: over all workers
-    learning_rate: float
-    weight_decay: float
-    warmup: float  # share of all steps
-    gradient_clip: float
-    label_smoothing: float
-    precision: Precision
-    augmentation: Augmentation
-    seed: int
-    cache_bytes: int
-    threads: int
+    def __init__(
+        self,
+        encoder: Encoder,
+        train_data: PairData,
+        val_data: PairData,
+        schedule: Schedule,
+        folder: Path,
+        *,
+        progress: Callable[[Event], None] = lambda event: None,
+        end_of_epoch: Callable[[dict[str, float]], None] = lambda epoch: None,
+    ) -> None:
+        """`folder` is where states and models go; every worker sees it.
 
-
-def train(
-    encoder: Encoder,
-    train_data: PairData,
-    val_data: PairData,
-    schedule: Schedule,
-    *,
-    progress: Callable[[dict[str, Any]], None],
-    end_of_epoch: Callable[[dict[str, float], Encoder], None],
-) -> None:
-    """Train `encoder` in place.
-
-    `progress` is called on rank 0 at most once a second with epoch, step, steps, loss and samples_per_s;
-    `end_of_epoch` on every rank with the same metrics. Raises InputError (too_few_pairs, no_matches,
-    diverged).
-    """
-    rank, workers = _rank(), _workers()
-    data = train_data if schedule.loss == "pairs" else _matches(train_data)
-    batches = _Batches(encoder, data, schedule, rank, workers)
-    towers = encoder.towers
-    towers.model.vision_model.to(memory_format=torch.channels_last)  # a third faster for convolutions on CPU
-    model: nn.Module = nn.parallel.DistributedDataParallel(towers) if workers > 1 else towers
-    optimiser = torch.optim.AdamW(
-        _parameter_groups(towers, schedule.weight_decay), lr=schedule.learning_rate, fused=True
-    )
-    total = schedule.epochs * batches.steps
-    warmup = max(1, round(total * schedule.warmup))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _cosine(step, warmup, total))
-    autocast = _autocast(schedule.precision, encoder.device)
-    spoken = 0.0
-    for epoch in range(schedule.epochs):
-        model.train()
-        started, seen, total_loss = time.perf_counter(), 0, 0.0
-        for step, batch in enumerate(batches.of(epoch), 1):
-            with autocast():
-                images, texts, scale, bias = model(batch.pixels, batch.input_ids, batch.attention_mask)
-            if schedule.loss == "contrastive":
-                loss = losses.contrastive(
-                    images, texts, batch.image_groups, batch.text_groups, scale, schedule.label_smoothing
-                )
-                loss = loss + 0.0 * bias  # DDP wants a gradient, if only zero, for every parameter
-            else:
-                loss = losses.pairs(images, texts, batch.labels, scale, bias)
-            if not torch.isfinite(loss):
-                raise InputError(
-                    "diverged",
-                    f"The loss is {loss.item()} in epoch {epoch + 1}, step {step}.",
-                    "Use a lower --learning-rate.",
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(towers.parameters(), schedule.gradient_clip)
-            optimiser.step()
-            scheduler.step()
-            seen += len(batch.pixels) * workers
-            total_loss += float(loss.detach())
-            if rank == 0 and (time.monotonic() - spoken > 1 or step == batches.steps):
-                spoken = time.monotonic()
-                progress(
-                    {
-                        "epoch": epoch + 1,
-                        "epochs": schedule.epochs,
-                        "step": step,
-                        "steps": batches.steps,
-                        "loss": total_loss / step,
-                        "samples_per_s": seen / (time.perf_counter() - started),
-                    }
-                )
-        seconds = time.perf_counter() - started
-        end_of_epoch(
-            {
-                "epoch": epoch + 1,
-                "train_loss": _mean(total_loss / batches.steps),
-                "val_auroc": _val_auroc(encoder, val_data, rank, workers),
-                "learning_rate": float(scheduler.get_last_lr()[0]),
-                "logit_scale": towers.scale().item(),
-                "samples_per_s": seen / seconds,
-            },
+        `progress` is called on rank 0 with `events`, `end_of_epoch` on every rank. Raises
+        InputError (too_few_pairs, no_matches, cannot_adapt, cannot_checkpoint).
+        """
+        self.encoder, self.schedule, self.folder = encoder, schedule, folder
+        self._progress, self._end_of_epoch = progress, end_of_epoch
+        data = train_data if schedule.loss == "pairs" else matches(train_data)
+        towers = encoder.towers
+        if not schedule.shard:  # a third faster for convolutions on CPUs; FSDP wants contiguous weights
+            towers.model.vision_model.to(memory_format=torch.channels_last)
+        still = schedule.freeze == "vision" and schedule.augmentation == Augmentation.none()
+        self._batches = Batches(
             encoder,
-        )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    pixels: Tensor  # float [n, 3, S, S] in 0..255
-    image_groups: Tensor  # int64 [n]
-    input_ids: Tensor  # int64 [m, L]
-    attention_mask: Tensor
-    text_groups: Tensor  # int64 [m]
-    labels: Tensor  # int64 [n]
-
-
-class _Batches:
-    """This worker's slices of the global batches, augmented, on the device."""
-
-    def __init__(self, encoder: Encoder, data: PairData, schedule: Schedule, rank: int, workers: int) -> None:
-        self._encoder, self._data, self._schedule = encoder, data, schedule
-        self._rank, self._workers = rank, workers
-        self._batch = min(schedule.batch_size, len(data) // workers * workers)
-        if self._batch == 0:
-            raise InputError(
-                "too_few_pairs", f"{len(data)} pairs do not feed {workers} workers.", "Use --num-workers 1."
-            )
-        self.steps = max(1, len(data) // self._batch)
-        size = encoder.spec.image_size
-        canvas = size if schedule.augmentation == Augmentation.none() else round(size * CANVAS)
-        self._cache = PixelCache(
             data,
-            canvas,
-            encoder.spec.image_resize,
-            budget_bytes=schedule.cache_bytes,
-            threads=schedule.threads,
+            schedule,
+            FrozenFeatures.of_images(encoder, data) if still else None,
+            FrozenFeatures.of_texts(encoder, data) if schedule.freeze == "text" else None,
         )
-        self._ids = encoder.token_ids(data.texts)
-        number = group_ids([*data.image_groups, *data.text_groups])
-        self._image_groups = torch.tensor([number.get(g or "", losses.NO_GROUP) for g in data.image_groups])
-        self._text_groups = torch.tensor([number[g] for g in data.text_groups])
-        self._bank = self._bank_rows() if schedule.loss == "contrastive" else None
-
-    def of(self, epoch: int) -> Any:
-        """The batches of one epoch, in order."""
-        schedule, device = self._schedule, self._encoder.device
-        generator = torch.Generator().manual_seed(
-            (schedule.seed * 100_003 + epoch) * 1009 + self._rank  # distinct for every epoch and worker
-        )
-        share = self._batch // self._workers
-        for rows in epoch_batches(len(self._data), self._batch, seed=schedule.seed, epoch=epoch):
-            mine = rows[self._rank * share : (self._rank + 1) * share]
-            pixels = to_channels_first(self._cache.batch(mine.tolist())).to(device)
-            if self._bank is None:
-                text_rows, text_groups = mine, self._text_groups[mine]
-            else:
-                text_rows, text_groups = self._bank
-            ids, mask = self._encoder.padded([self._ids[row] for row in text_rows])
-            seen = views(pixels, self._encoder.spec.image_size, schedule.augmentation, generator)
-            yield _Batch(
-                pixels=seen.contiguous(memory_format=torch.channels_last),
-                image_groups=self._image_groups[mine].to(device),
-                input_ids=ids,
-                attention_mask=mask,
-                text_groups=text_groups.to(device),
-                labels=torch.from_numpy(self._data.labels[mine]).to(device),
+        self._validation = Validation(encoder, val_data, schedule)
+        self.steps = schedule.epochs * self._batches.per_epoch
+        trainable.prepare(encoder, schedule)
+        self._sharded = schedule.shard and workers.count() > 1
+        self._plain = copy.deepcopy(towers).cpu() if self._sharded else towers  # what can be saved
+        if self._sharded:
+            sharding.shard(towers)
+        self._optimisers = schedule.optimisers(towers)
+        self._average: AveragedModel | None = None
+        if schedule.average:
+            self._average = AveragedModel(
+                towers, multi_avg_fn=_average_fn(schedule.average), use_buffers=True
             )
+        self._model: nn.Module = towers
+        if workers.count() > 1 and not self._sharded:
+            self._model = nn.parallel.DistributedDataParallel(towers)
+        self._history: list[dict[str, float]] = []
+        self._running = {"loss": 0.0, "seconds": 0.0, "waited": 0.0}
+        self._step = 0
+        if (state := RunState.latest(folder / STATES)) is not None:
+            self._restore(state)
+        elif schedule.loss != "contrastive" and not towers.logit_bias.item():
+            self._set_bias(data)
 
-    def _bank_rows(self) -> tuple[np.ndarray, Tensor] | None:
-        """This worker's share of one row for each distinct text, padded to equal shares with NO_GROUP."""
-        first = {t: row for row, t in reversed(list(enumerate(self._data.texts)))}
-        if len(first) > TEXT_BANK_LIMIT:
-            return None
-        rows = np.array(sorted(first.values()))
-        short = -len(rows) % self._workers
-        groups = torch.cat([self._text_groups[rows], torch.full((short,), losses.NO_GROUP)])
-        rows = np.concatenate([rows, rows[:1].repeat(short)])
-        return rows[self._rank :: self._workers], groups[self._rank :: self._workers]
+    def run(self) -> list[dict[str, float]]:
+        """Train to the end; the metrics of all epochs, on every rank.
 
-
-def _matches(data: PairData) -> PairData:
-    rows = np.flatnonzero(data.labels == 1)
-    if not len(rows):
-        raise InputError(
-            "no_matches",
-            f"None of the {len(data)} training pairs is a match.",
-            "Contrastive training learns from matches; use --loss pairs for mismatches alone.",
+        Leaves `best_model` and `final_model` in the folder. Raises InputError (diverged), OSError (a full disk).
+        """
+        self._say(
+            {"kind": "start", "resumed_step": self._step, "steps": self.steps, "workers": workers.count()}
         )
-    return data if len(rows) == len(data) else data.take(rows)
+        per_epoch = self._batches.per_epoch
+        told = self._told()
+        with closing(self._batches.from_step(self._step, self.steps)) as coming:
+            while self._step < self.steps and not self._patience_is_over():
+                began, waited = time.perf_counter(), self._batches.waited
+                self._running["loss"] += self._one_step(next(coming))
+                self._step += 1
+                self._running["seconds"] += time.perf_counter() - began
+                self._running["waited"] += self._batches.waited - waited
+                ends_epoch = self._step % per_epoch == 0
+                if ends_epoch or self._running["seconds"] - told["seconds"] > 1:
+                    self._say(self._step_event(told))
+                    told = self._told()
+                if ends_epoch:
+                    self._finish_epoch()
+                    told = self._told()
+                elif self.schedule.save_steps and self._step % self.schedule.save_steps == 0:
+                    self._save(f"checkpoint_step_{self._step}")
+        self._publish("final_model")
+        return self._history
+
+    def _one_step(self, batches: list[Batch]) -> float:
+        """One update of the weights; the loss over all workers' shares, on this worker's."""
+        schedule, towers = self.schedule, self.encoder.towers
+        torch.manual_seed(
+            ((schedule.seed * 1_000_003 + self._step) * 1009 + workers.rank()) % 2**63
+        )  # dropout
+        trainable.training_mode(towers, schedule)
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss = gradients.backward(self._model, batches, self._loss, schedule.autocast(self.encoder.device))
+        if self._sharded:
+            sharding.exchange(towers)
+        norm = sharding.clip(towers, schedule.gradient_clip)
+        if not torch.isfinite(norm):  # the same on all workers, since gradients have been exchanged
+            raise InputError(
+                "diverged",
+                f"The loss is {loss.item()} and the norm of its gradient {norm.item()} in step {self._step + 1}.",
+                "Use a lower --learning-rate.",
+            )
+        set_learning_rates(self._optimisers, schedule.factor(self._step, self.steps))
+        for optimiser in self._optimisers:
+            optimiser.step()
+        if self._average is not None:
+            self._average.update_parameters(towers)
+        return float(loss)
+
+    def _loss(self, images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, batch: Batch) -> Tensor:
+        schedule = self.schedule
+        if (pairs := batch.pairs) is not None:
+            return losses.pairs(images[pairs.images], texts[pairs.texts], pairs.labels, scale, bias)
+        groups = batch.image_groups, batch.text_groups
+        if schedule.loss == "sigmoid":
+            return losses.sigmoid(images, texts, *groups, scale, bias)
+        return losses.contrastive(
+            images, texts, *groups, scale, schedule.label_smoothing, batch.second_groups, batch.first_share
+        )
+
+    def _set_bias(self, data: PairData) -> None:
+        """Start the bias where match and mismatch are equally likely, which a learning rate of 5e-6 would never find.
+
+        That is minus the scaled midpoint of the two labels' cosines, plus the prior log-odds of a match.
+        """
+        order = np.random.default_rng(self.schedule.seed).permutation(len(data))
+        rows = [order[data.labels[order] == label][:BIAS_PAIRS] for label in (1, 0)]
+        try:
+            sample = data.take(np.concatenate(rows)).with_mismatches(self.schedule.seed)
+        except InputError:  # all of one product: there is no mismatch to learn from
+            return
+        if not (sample.labels == 1).any():
+            return
+        cosines = score_pairs(self.encoder, sample)
+        middle = (cosines[sample.labels == 1].mean() + cosines[sample.labels == 0].mean()) / 2
+        share = float((data.labels == 1).mean())
+        if self.schedule.loss == "sigmoid":
+            share = 1 / self._batches.texts_per_picture
+        share = min(max(share, 0.01), 0.99)
+        towers = self.encoder.towers
+        with torch.no_grad():
+            towers.logit_bias.fill_(math.log(share / (1 - share)) - float(middle) * towers.scale().item())
+
+    def _finish_epoch(self) -> None:
+        per_epoch = self._batches.per_epoch
+        judged = self._evaluated()
+        workers.copy_from_first(judged.towers.buffers())  # batch statistics: all judge what rank 0 saves
+        epoch: dict[str, float] = {
+            "epoch": self._step // per_epoch,
+            "step": self._step,
+            "train_loss": workers.mean(self._running["loss"] / per_epoch),
+            **self._validation.measure(judged),
+            "learning_rate": self.schedule.learning_rate * self.schedule.factor(self._step - 1, self.steps),
+            "logit_scale": self.encoder.towers.scale().item(),
+            "samples_per_s": per_epoch * self._batches.batch_size / self._running["seconds"],
+            "data_wait": self._running["waited"] / self._running["seconds"],
+        }
+        epoch["score"] = self._score(epoch)
+        best = epoch["score"] > max((e["score"] for e in self._history), default=float("-inf"))
+        epoch["best"] = float(best)
+        self._history.append(epoch)
+        self._running = dict.fromkeys(self._running, 0.0)
+        self._say({"kind": "epoch", **epoch})
+        if best:
+            self._publish("best_model")
+        self._save(f"checkpoint_epoch_{self._step // per_epoch}")
+        self._end_of_epoch(epoch)
+
+    def _score(self, epoch: dict[str, float]) -> float:
+        """What chooses the best epoch: the AUROC, or recall@1 with the AUROC to part equals."""
+        auroc = epoch["val_auroc"]
+        if self.schedule.choose_by == "auroc" or math.isnan(epoch["val_recall"]):
+            return auroc
+        return epoch["val_recall"] + 1e-3 * auroc
+
+    def _patience_is_over(self) -> bool:
+        patience = self.schedule.patience
+        if not patience or len(self._history) <= patience:
+            return False
+        return not any(epoch["best"] for epoch in self._history[-patience:])
+
+    def _evaluated(self) -> Encoder:
+        """The model as it is judged and saved: averaged where asked for, adapters merged."""
+        encoder = copy.copy(self.encoder)
+        if self._average is not None:
+            encoder.towers = cast(TwoTower, self._average.module)
+        return trainable.merged(encoder)
+
+    def _publish(self, name: str) -> None:
+        """Save the model as it is judged now as a directory of the run's folder."""
+        encoder = self._evaluated()
+        if self._sharded:
+            whole, _ = sharding.state(self.encoder.towers, [])
+            if workers.rank() == 0:
+                self._plain.load_state_dict(whole)
+            encoder.towers = self._plain
+        self._on_first(lambda: encoder.save(self.folder / name, overwrite=True))
+
+    def _save(self, name: str) -> None:
+        """Save the run's state, and the model under `name` where every checkpoint is kept."""
+        if self.schedule.save_all:
+            self._publish(name)
+        running = workers.gathered(self._running)
+        towers = self.encoder.towers
+        if self.schedule.shard:
+            model, optimisers = sharding.state(towers, self._optimisers)
+        else:
+            model, optimisers = towers.state_dict(), [one.state_dict() for one in self._optimisers]
+
+        def save() -> None:
+            RunState(
+                step=self._step,
+                model=model,
+                average=None if self._average is None else self._average.state_dict(),
+                optimisers=optimisers,
+                history=self._history,
+                running=running,
+            ).save(self.folder / STATES)
+            self._say({"kind": "checkpoint", "step": self._step})
+
+        self._on_first(save)
+
+    def _restore(self, state: RunState) -> None:
+        self._step, self._history = state.step, state.history
+        if len(state.running) == workers.count():
+            self._running = state.running[workers.rank()]
+        else:  # other workers than before: each goes on with the mean
+            for key in self._running:
+                self._running[key] = sum(sums[key] for sums in state.running) / len(state.running)
+        if self.schedule.shard:
+            sharding.restore(self.encoder.towers, self._optimisers, state.model, state.optimisers)
+            return
+        self.encoder.towers.load_state_dict(state.model)
+        if self._average is not None and state.average is not None:
+            self._average.load_state_dict(state.average)
+        for optimiser, saved in zip(self._optimisers, state.optimisers, strict=True):
+            optimiser.load_state_dict(saved)
+
+    def _on_first(self, write: Callable[[], object]) -> None:
+        """Let rank 0 write; a full disk is then an error on every rank, and nobody waits for the one that failed."""
+        failure: Exception | None = None
+        if workers.rank() == 0:
+            try:
+                write()
+            except SafetensorError as error:  # its name for an OSError
+                failure = OSError(f"The model could not be written to {self.folder}: {error}")
+            except Exception as error:
+                failure = error
+        if (failure := workers.from_first(failure)) is not None:
+            raise failure
+
+    def _told(self) -> dict[str, float]:
+        """Where the run stands, for `_step_event` to tell what came since."""
+        return {"step": self._step, **self._running}
+
+    def _step_event(self, told: dict[str, float]) -> Event:
+        epoch, within = divmod(self._step - 1, self._batches.per_epoch)
+        seconds = self._running["seconds"] - told["seconds"]
+        pairs = (self._step - told["step"]) * self._batches.batch_size
+        return {
+            "kind": "step",
+            "epoch": epoch + 1,
+            "epochs": self.schedule.epochs,
+            "step": self._step,
+            "steps": self.steps,
+            "loss": self._running["loss"] / (within + 1),
+            "learning_rate": self.schedule.learning_rate * self.schedule.factor(self._step - 1, self.steps),
+            "logit_scale": self.encoder.towers.scale().item(),
+            "samples_per_s": pairs / seconds,
+            "data_wait": (self._running["waited"] - told["waited"]) / seconds,
+            "seconds": self._running["seconds"],
+        }
+
+    def _say(self, event: Event) -> None:
+        if workers.rank() == 0:
+            self._progress(event)
 
 
-def _parameter_groups(towers: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels only: not on norms, biases, scale and bias."""
-    parameters = [p for p in towers.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def _average_fn(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Exponential moving average whose decay grows from 0.1: the n-th is min(decay, (1 + n) / (10 + n))."""
 
+    @torch.no_grad()
+    def update(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, weight)
+            else:
+                average.copy_(value)
 
-def _cosine(step: int, warmup: int, total: int) -> float:
-    """Linear warm-up, then half a cosine to zero: the factor on the learning rate."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
-
-
-def _autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    if precision == "auto":
-        precision = "bfloat16" if _has_fast_bfloat16(device) else "float32"
-    if precision == "float32":
-        return nullcontext
-    return lambda: torch.autocast(device.type, torch.bfloat16)
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def _val_auroc(encoder: Encoder, data: PairData, rank: int, workers: int) -> float:
-    """AUROC over all validation pairs, each scored by one worker."""
-    encoder.towers.eval()
-    rows = np.arange(len(data))[rank::workers]
-    mine = (score_pairs(encoder, data.take(rows)), data.labels[rows])
-    everyone: list[Any] = [mine]
-    if workers > 1:
-        everyone = [None] * workers
-        dist.all_gather_object(everyone, mine)
-    scores, labels = (np.concatenate(part) for part in zip(*everyone, strict=True))
-    return metrics.auroc(scores, labels)
-
-
-def _mean(value: float) -> float:
-    if _workers() == 1:
-        return value
-    total = torch.tensor(value)
-    dist.all_reduce(total)
-    return total.item() / _workers()
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def _workers() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return update
