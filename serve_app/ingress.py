@@ -26,6 +26,7 @@ from serve_app.embedding import ModelInfo
 from serve_app.settings import ServeArgs
 from train_jobs import scoring
 from train_jobs.encoder import Embeddings, Pixels
+from train_jobs.index_kinds import Modality
 
 CANARY_MEMORY_S = 30.0
 """With full queues the last canary counts for so long."""
@@ -184,11 +185,15 @@ class Ingress:
             raise InputError("bad_query", "Give either text or image.", "Send one of the two.")
         info = await self._model()
         if request.text is not None:
+            modality: Modality = "text"
             query = (await self._embed_texts([wire.checked_text(request.text)]))[0]
         else:
             assert request.image is not None
+            modality = "image"
             query = await self._embed_image(wire.from_base64(request.image))
-        hits, version = await self._retriever.search.remote(query, info.spec.model_hash, request.top_k)
+        hits, version = await self._retriever.search.remote(
+            query, info.spec.model_hash, request.top_k, modality
+        )
         return contract.SearchResponse(
             hits=[contract.SearchHit.of(hit.score, hit.document) for hit in hits],
             index_version=version,

@@ -1,21 +1,27 @@
-"""Index: exact answers, versions that appear whole, and vectors of one model only."""
+"""Index: the answers it promises, versions that appear whole, and vectors of one model only."""
 
 import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import REPO_ROOT
 
 from data_jobs import schema, text
 from data_jobs.errors import InputError
 from train_jobs import index
-from train_jobs.encoder import Embeddings
-from train_jobs.index import CURRENT, MANIFEST, Index
+from train_jobs.index import CURRENT, MANIFEST, Index, Manifest, Measured, Queries, finds_at
+from train_jobs.index_kinds import Modality, Vectors
 from train_jobs.spec import ModelSpec
 
 ROWS, WIDTH = 200, 16
@@ -24,15 +30,16 @@ ROWS, WIDTH = 200, 16
 def _spec(**changes: Any) -> ModelSpec:
     facts: dict[str, Any] = {
         "base_model": "test", "base_revision": None, "family": "clip", "embedding_dim": WIDTH,
-        "image_size": 32, "image_resize": "crop", "image_mean": (0.5, 0.5, 0.5),
-        "image_std": (0.5, 0.5, 0.5), "context_length": 77, "text_normalizer": text.VERSION,
+        "image_size": 32, "image_resize": "crop", "image_shortest": 32, "image_resample": "bicubic",
+        "image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5), "context_length": 77,
+        "pad_to_context": False, "text_normalizer": text.VERSION,
         "logit_scale": 10.0, "logit_bias": 0.0, "calibration": None, "threshold": None, "metrics": {},
         "data_fingerprint": None, "weights_sha256": "ab" * 32,
     }  # fmt: skip
     return ModelSpec(**facts | changes)
 
 
-def _units(rows: int, seed: int = 0) -> Embeddings:
+def _units(rows: int, seed: int = 0) -> Vectors:
     rows_ = np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
     return rows_ / np.linalg.norm(rows_, axis=1, keepdims=True)
 
@@ -53,10 +60,25 @@ def _documents(rows: int) -> pa.Table:
 VECTORS = _units(ROWS)
 
 
+def _queries(vectors: Vectors, **facts: Any) -> Queries:
+    return Queries(
+        **{"about": "some", "vectors": vectors, "groups": ["g0"] * len(vectors), "own": [-1] * len(vectors)}
+        | facts
+    )
+
+
+NOBODY = _queries(np.empty((0, WIDTH), np.float32), about="nobody asked")
+UNASKED: dict[Modality, Queries] = {"text": NOBODY, "image": NOBODY}
+
+
+def _write(folder: Path, rows: int, seed: int = 0) -> Manifest:
+    return index.write(folder, _units(rows, seed), _documents(rows), _spec(), embedded="x", queries=UNASKED)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("index") / "index"
-    index.write(folder, VECTORS, _documents(ROWS), _spec(), embedded="passage_text")
+    index.write(folder, VECTORS, _documents(ROWS), _spec(), embedded="passage_text", queries=UNASKED)
     return folder
 
 
@@ -106,30 +128,179 @@ def test_threads_may_search_one_index(written: Path) -> None:
 def test_the_manifest_tells_what_the_vectors_are(written: Path) -> None:
     manifest = Index.open(written).manifest
     facts = json.loads((written / "v001" / MANIFEST).read_text())
-    assert facts == vars(manifest)
+    assert facts == asdict(manifest)
     assert (manifest.version, manifest.rows, manifest.dimension) == ("v001", ROWS, WIDTH)
     assert manifest.model_hash == _spec().model_hash
     assert (manifest.text_normalizer, manifest.embedded) == (text.VERSION, "passage_text")
     assert sorted(manifest.checksums) == ["documents.parquet", "index.faiss"]
+    assert (manifest.kind, manifest.factory, manifest.faiss_version) == ("flat", "Flat", faiss.__version__)
+    assert manifest.reason.startswith(f"an exact scan of {ROWS} x {WIDTH}")
+    assert manifest.measured["text"] == Measured("nobody asked", 0, None, None, 0, None)
 
 
 def test_versions_count_up_and_current_names_the_last(tmp_path: Path) -> None:
     for version, rows in (("v001", 3), ("v002", 4), ("v003", 5)):
-        assert index.write(tmp_path, _units(rows), _documents(rows), _spec(), embedded="x").version == version
+        assert _write(tmp_path, rows).version == version
         assert (tmp_path / CURRENT).read_text().strip() == version
         assert len(Index.open(tmp_path)) == rows
-    assert sorted(os.listdir(tmp_path)) == [CURRENT, "v001", "v002", "v003"]
-    (tmp_path / CURRENT).write_text("v001\n")  # how one goes back
-    assert len(Index.open(tmp_path)) == 3
+
+
+def test_the_version_before_stays_and_older_ones_go(tmp_path: Path) -> None:
+    for rows in (3, 4, 5):
+        _write(tmp_path, rows)
+    (tmp_path / "v000").mkdir()
+    (tmp_path / "v000" / "notes.txt").write_text("no version of ours")
+    assert sorted(os.listdir(tmp_path)) == [".lock", CURRENT, "v000", "v002", "v003"]
+    (tmp_path / CURRENT).write_text("v002\n")  # how one goes back
+    assert len(Index.open(tmp_path)) == 4
+    assert _write(tmp_path, 6).version == "v004"
+    assert sorted(os.listdir(tmp_path)) == [".lock", CURRENT, "v000", "v002", "v004"]
     shutil.rmtree(tmp_path / "v002")
-    assert index.write(tmp_path, _units(2), _documents(2), _spec(), embedded="x").version == "v004"
+    assert _write(tmp_path, 2).version == "v005"
 
 
-def test_an_open_version_outlives_the_next(tmp_path: Path) -> None:
-    index.write(tmp_path, _units(3), _documents(3), _spec(), embedded="x")
+def test_an_open_version_outlives_the_next_two(tmp_path: Path) -> None:
+    _write(tmp_path, 3)
     opened = Index.open(tmp_path)
-    index.write(tmp_path, _units(1, seed=5), _documents(1), _spec(), embedded="x")
+    for seed in (5, 6):
+        _write(tmp_path, 1, seed)
+    assert not (tmp_path / "v001").exists()
     assert [hit.document["id"] for hit in opened.search(_units(3)[2], 1)] == ["d2"]
+
+
+def test_two_writers_at_once_give_two_versions(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(lambda rows: _write(tmp_path, rows), range(1, 9)))
+    assert sorted(manifest.version for manifest in written) == [f"v{n:03d}" for n in range(1, 9)]
+    assert Index.open(tmp_path).manifest.version == "v008"
+
+
+KILLED = """
+import os, pickle, signal, sys, time
+from train_jobs import index
+folder = sys.argv[1]
+vectors, documents, spec, queries = pickle.load(sys.stdin.buffer)
+index.write(folder, vectors, documents, spec, embedded="x", queries=queries)
+for attempt in range(20):
+    child = os.fork()
+    if not child:
+        while True:
+            index.write(folder, vectors, documents, spec, embedded="x", queries=queries)
+    time.sleep(0.005 + 0.007 * attempt)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    opened = index.Index.open(folder)
+    assert len(opened.search(vectors[0], 5)) == 5
+print(opened.manifest.version)
+"""
+
+
+def test_kill_9_at_any_moment_leaves_a_version_that_opens(tmp_path: Path) -> None:
+    given = (VECTORS, _documents(ROWS), _spec(), UNASKED)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=REPO_ROOT, input=pickle.dumps(given),
+        capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert int(done.stdout.strip()[1:]) > 10  # many were written, and some killed in the middle:
+    assert [path for path in tmp_path.iterdir() if ".writing-" in path.name or ".CURRENT." in path.name]
+
+
+def test_a_kind_below_target_is_not_published(tmp_path: Path) -> None:
+    before = _write(tmp_path, 3).version
+    rows = 3000
+    with pytest.raises(InputError, match="the kind ivf-pq finds 0.9") as refusal:
+        index.write(
+            tmp_path, _units(rows), _documents(rows), _spec(), embedded="x", kind="ivf-pq", target_recall=1.0,
+            queries={"text": NOBODY, "image": _queries(_units(300, seed=1))},
+        )  # fmt: skip
+    assert refusal.value.code == "recall_below_target"
+    assert (tmp_path / CURRENT).read_text().strip() == before
+    assert [path.name for path in tmp_path.glob("v*")] == [before]
+    assert len(Index.open(tmp_path)) == 3
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of 5000 vectors, tuned for pictures alone."""
+    folder = tmp_path_factory.mktemp("graph") / "index"
+    queries: dict[Modality, Queries] = {"text": NOBODY, "image": _queries(_units(100, seed=1))}
+    index.write(folder, _units(5000), _documents(5000), _spec(), embedded="x", queries=queries, kind="hnsw")
+    return folder
+
+
+def test_the_manifest_tells_how_well_each_modality_is_found(graph: Path) -> None:
+    manifest = Index.open(graph).manifest
+    assert (manifest.kind, manifest.factory, manifest.target_recall) == ("hnsw", "HNSW32", 0.95)
+    assert manifest.reason.startswith("asked for; the rule says flat: an exact scan of 5000 x 16")
+    assert manifest.measured["text"] == Measured("nobody asked", 0, None, None, 0, None)
+    image = manifest.measured["image"]
+    assert (image.about, image.queries, image.answerable) == ("some", 100, 100)
+    assert image.settings is not None and image.settings["efSearch"] >= 16
+    assert image.recall_at_10 is not None and 0.95 <= image.recall_at_10 <= 1
+    assert image.finds_at is not None and image.finds_at["10"] < 0.1  # g0 is 2 of 5000
+
+
+def test_what_was_not_measured_is_searched_exactly(graph: Path) -> None:
+    opened, vectors = Index.open(graph), _units(5000)
+    for query in _units(50, seed=7):
+        best = [f"d{row}" for row in np.argsort(-(vectors @ query))[:10]]
+        assert [hit.document["id"] for hit in opened.search(query)] == best
+        assert [hit.document["id"] for hit in opened.search(query, modality="image", exact=True)] == best
+
+
+def test_what_was_measured_is_searched_with_its_settings(graph: Path) -> None:
+    opened, vectors = Index.open(graph), _units(5000)
+    queries = _units(200, seed=8)
+    best = [{f"d{row}" for row in np.argsort(-(vectors @ query))[:10]} for query in queries]
+    found = [{hit.document["id"] for hit in opened.search(query, modality="image")} for query in queries]
+    recall = np.mean([len(a & b) / 10 for a, b in zip(found, best, strict=True)])
+    assert 0.94 <= recall < 1
+
+
+def test_few_queries_measure_no_recall(tmp_path: Path) -> None:
+    few: dict[Modality, Queries] = {"text": _queries(_units(49, seed=1)), "image": NOBODY}
+    manifest = index.write(
+        tmp_path, _units(700), _documents(700), _spec(), embedded="x", queries=few, kind="hnsw"
+    )
+    text = manifest.measured["text"]
+    assert (text.queries, text.settings, text.recall_at_10) == (49, None, None)
+    assert "fewer than 50" in text.about
+    assert text.finds_at is not None
+
+
+def test_flat_finds_all_of_every_modality(tmp_path: Path) -> None:
+    asked = {"text": _queries(_units(60, seed=1)), "image": _queries(_units(50, seed=2))}
+    manifest = index.write(
+        tmp_path,
+        VECTORS,
+        _documents(ROWS),
+        _spec(),
+        embedded="x",
+        queries=asked,  # type: ignore[arg-type]
+    )
+    assert [found.recall_at_10 for found in manifest.measured.values()] == [1.0, 1.0]
+    assert [found.settings for found in manifest.measured.values()] == [None, None]
+
+
+def test_answers_among_the_best() -> None:
+    """Three documents of a, two of b, one of c."""
+    documents = pa.chunked_array([["a", "b", "a"], ["c", "b", "a"]])
+    found = np.array(
+        [
+            [0, 1, 2, 3, 4, 5],  # a: the first
+            [0, 2, 3, 5, 4, 1],  # b: the fifth
+            [0, 1, 2, 4, 5, 3],  # c: the sixth
+            [3, 0, 1, 2, 4, 5],  # c that was made of 3, and has no other: not counted
+            [2, 1, 3, 4, 0, 5],  # a that was made of 2: the fourth of the others
+            [0, 1, 2, 3, 4, 5],  # d: nobody has it
+        ]
+    )
+    counted, shares = finds_at(found, documents, [*"abccad"], [-1, -1, -1, 3, 2, -1])
+    assert (counted, shares) == (4, {"1": 0.25, "5": 0.75, "10": 1.0})
+    assert finds_at(found[3:4], documents, ["c"], [3]) == (0, None)
+    assert finds_at(found[:1, 1:3], documents, ["b"], [-1])[1] == {"1": 1.0, "5": 1.0, "10": 1.0}
+    assert finds_at(found[:1, :1], documents, ["b"], [-1]) == (1, {"1": 0.0, "5": 0.0, "10": 0.0})
 
 
 def test_vectors_of_another_model_are_refused(written: Path) -> None:
@@ -180,14 +351,21 @@ def _manifest_of_something_else(folder: Path) -> None:
 
 def _manifest_of_a_later_format(folder: Path) -> None:
     path = folder / "v001" / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
+    path.write_text(json.dumps({"format_version": 3, "new": True}))
+
+
+def _manifest_without_a_modality(folder: Path) -> None:
+    path = folder / "v001" / MANIFEST
+    facts = json.loads(path.read_text())
+    del facts["measured"]["image"]
+    path.write_text(json.dumps(facts))
 
 
 @pytest.mark.parametrize(
     "spoil",
     [
         shutil.rmtree, _without_current, _current_of_nothing, _half_a_manifest,
-        _manifest_of_something_else, _manifest_of_a_later_format,
+        _manifest_of_something_else, _manifest_of_a_later_format, _manifest_without_a_modality,
     ],
 )  # fmt: skip
 def test_what_is_no_index_is_refused(copy: Path, spoil: Any) -> None:
@@ -195,6 +373,19 @@ def test_what_is_no_index_is_refused(copy: Path, spoil: Any) -> None:
     with pytest.raises(InputError, match=str(copy)) as refusal:
         Index.open(copy)
     assert refusal.value.code == "not_an_index"
+
+
+def test_an_index_of_the_format_before_is_refused_with_the_remedy(copy: Path) -> None:
+    """What version 1 wrote, to the field."""
+    old = {
+        "format_version": 1, "version": "v001", "kind": "Flat", "rows": ROWS, "dimension": WIDTH,
+        "model_hash": "0" * 16, "text_normalizer": text.VERSION, "embedded": "title. passage_text", "checksums": {},
+    }  # fmt: skip
+    (copy / "v001" / MANIFEST).write_text(json.dumps(old))
+    with pytest.raises(InputError, match="has format 1; this is 2") as refusal:
+        Index.open(copy)
+    assert refusal.value.code == "not_an_index"
+    assert "build the index again" in refusal.value.suggestion
 
 
 @pytest.mark.parametrize("shape", [(WIDTH - 1,), (WIDTH + 1,), (1, WIDTH), ()])
@@ -216,6 +407,8 @@ def test_nothing_is_written_unless_vectors_and_documents_agree(
     tmp_path: Path, vectors: int, documents: int
 ) -> None:
     with pytest.raises(InputError, match=f"{vectors} vectors for {documents} documents") as refusal:
-        index.write(tmp_path / "i", _units(vectors), _documents(documents), _spec(), embedded="x")
+        index.write(
+            tmp_path / "i", _units(vectors), _documents(documents), _spec(), embedded="x", queries=UNASKED
+        )
     assert refusal.value.code == "nothing_to_index"
     assert not (tmp_path / "i").exists()

@@ -1,94 +1,91 @@
-"""A model and a docstore -> a searchable index.
+"""A model and a docstore or pairs -> a searchable index.
 
     python -m train_jobs.build_index --model DIR --docstore DATASET/docstore.parquet --output-dir INDEX
+    python -m train_jobs.build_index --model DIR --data DATASET --output-dir INDEX
 
-Passages are embedded by Ray tasks, a block each, in the docstore's order.
+--docstore indexes passages. --data indexes the distinct pictures of a dataset's pairs, so that texts and photos find
+photos; with --embed texts its passages, asked with the pairs' pictures. Up to some 155,000 rows of 512 dimensions
+search is exact; beyond, a graph or compressed cells are tuned on held-out queries, texts and pictures separately, until
+a search finds --target-recall of the 10 nearest. Where that cannot be reached nothing is written. Embedding is done by
+Ray tasks, a block each.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import ray
-
-from data_jobs import command, progress, schema
+from data_jobs import command
 from data_jobs.errors import InputError
 from data_jobs.session import connected
-from train_jobs import index
-from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
-from train_jobs.encoder import Embeddings, Encoder
-from train_jobs.index import Manifest
-from train_jobs.spec import ModelSpec
+from train_jobs import index_sources, indexing
+from train_jobs.checkpoints import DEFAULT_MODEL
+from train_jobs.index import TARGET_RECALL, Manifest
+from train_jobs.index_sources import Source
 
 
 @dataclass(frozen=True)
 class BuildIndex:
-    docstore: Path
-    """A dataset's docstore.parquet."""
     output_dir: Path
-    """Index directory; a new version is added to an existing one."""
+    """Index directory; a new version is added to an existing one, and the one before it is kept."""
+    docstore: Path | None = None
+    """A dataset's docstore.parquet: index its passages."""
+    data: Path | None = None
+    """Dataset directory instead of --docstore: index what its pairs hold."""
+    embed: Literal["images", "texts"] = "images"
+    """What of --data is indexed."""
     model: str = DEFAULT_MODEL
     """Model directory or hub name; queries must use the same one."""
+    kind: Literal["auto", "flat", "hnsw", "ivf-pq"] = "auto"
+    """flat: exact; hnsw: a graph; ivf-pq: compressed, for more rows than memory holds. auto goes by size."""
+    target_recall: float = TARGET_RECALL
+    """Share of the 10 nearest that a search must find, for text queries and for picture queries."""
     rows_per_task: int = 2048
-    """Passages that one task embeds."""
+    """Passages or pictures that one task embeds."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 
 
 def run(config: BuildIndex) -> Manifest:
-    """Embed, write, publish; returns the manifest. Raises InputError."""
+    """Embed, tune, publish; returns the manifest. Raises InputError."""
     command.positive("rows_per_task", config.rows_per_task)
-    documents = _read(config.docstore)
-    folder = str(local_folder(config.model)[0].absolute())
-    texts = [
-        text_of(title, passage)
-        for title, passage in zip(
-            documents["title"].to_pylist(), documents["passage_text"].to_pylist(), strict=True
+    if not 0 < config.target_recall <= 1:
+        raise InputError(
+            "bad_arguments", f"--target-recall is {config.target_recall}.", "Give more than 0, at most 1."
         )
-    ]
-    blocks = [
-        texts[start : start + config.rows_per_task] for start in range(0, len(texts), config.rows_per_task)
-    ]
-    with connected(), progress.bar("embed", "passages", documents.num_rows) as bar:
-        embed = _embed.options(num_gpus=1 if config.device == "cuda" else 0)
-        running = [embed.remote(folder, config.device, block) for block in blocks]
-        vectors, specs = [], []
-        for reference, block in zip(running, blocks, strict=True):
-            rows, spec = ray.get(reference)
-            vectors.append(rows)
-            specs.append(spec)
-            bar.update(len(block))
-    manifest = index.write(
-        config.output_dir, np.concatenate(vectors), documents, specs[0], embedded="title. passage_text"
-    )
-    print(f"{config.output_dir}/{manifest.version}: {manifest.rows} passages, model {manifest.model_hash}")
+    source = _source(config)
+    with connected():
+        manifest = indexing.build(
+            source,
+            config.model,
+            config.output_dir.absolute(),
+            device=config.device,
+            kind=config.kind,
+            target_recall=config.target_recall,
+        )
+    _print(config, manifest)
     return manifest
 
 
-def text_of(title: str, passage: str) -> str:
-    """What is embedded of a document: people search by title, so it leads (benchmarks/title_search.py)."""
-    return f"{title}. {passage}" if title else passage
+def _source(config: BuildIndex) -> Source:
+    if config.docstore is not None and config.data is None:
+        return index_sources.from_docstore(config.docstore, block=config.rows_per_task)
+    if config.data is not None and config.docstore is None:
+        return index_sources.from_pairs(config.data, embed=config.embed, block=config.rows_per_task)
+    raise InputError("bad_arguments", "Give either --docstore or --data.", "See --help.")
 
 
-@ray.remote(num_cpus=1)
-def _embed(folder: str, device: str, texts: list[str]) -> tuple[Embeddings, ModelSpec]:
-    encoder = Encoder.load(folder, device)
-    return encoder.texts(texts), encoder.spec
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        table: Any = pq.read_table(path, schema=schema.DOCSTORE)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(
-            "not_a_docstore", f"{path} is no docstore ({error}).", "Use DATASET/docstore.parquet."
-        ) from error
-    if not table.num_rows:
-        raise InputError("nothing_to_index", f"{path} holds no passages.", "Ingest some first.")
-    return table
+def _print(config: BuildIndex, manifest: Manifest) -> None:
+    print(
+        f"{config.output_dir}/{manifest.version}: {manifest.rows} x {manifest.embedded}, model {manifest.model_hash}"
+    )
+    print(f"  {manifest.kind} ({manifest.factory}): {manifest.reason}")
+    for modality, found in manifest.measured.items():
+        recall = "not measured" if found.recall_at_10 is None else f"{found.recall_at_10:.3f}"
+        settings = "exact" if found.settings is None else str(found.settings)
+        print(f"  {modality} queries ({found.about}): {settings}; of the 10 nearest found: {recall}")
+        if found.finds_at is not None:
+            shares = ", ".join(f"{share:.3f} @{k}" for k, share in found.finds_at.items())
+            print(f"    {found.answerable} with an answer in the index; found {shares}")
 
 
 if __name__ == "__main__":
