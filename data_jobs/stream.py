@@ -15,7 +15,8 @@ from typing import Any
 import ray
 from ray.data import DataContext, TaskPoolStrategy
 
-from data_jobs import dataset, progress, sources
+from data_jobs import dataset, images, progress, sources
+from data_jobs.csv_pairs import CsvPairs
 from data_jobs.dataset import Part
 from data_jobs.sources import Source
 
@@ -36,6 +37,19 @@ def ingest(
     with progress.bar("ingest", "pairs") as bar:
         for part in _parts(source, folder, image_size, max_pixels, rows_per_part):
             bar.update(part.pairs_read)
+
+
+def pairs_of_csv(
+    csv: str, folder: Path, *, image_base_path: str | None = None, image_size: int = 256
+) -> dict[str, Any]:
+    """A CSV of pairs as a dataset in `folder`; its report. How jobs that train and measure read a CSV.
+
+    `folder` is on storage that every node sees. What an earlier, killed call has written there is taken up.
+    """
+    source = CsvPairs.open(csv, image_base_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    ingest(source, folder, image_size=image_size, max_pixels=images.MAX_PIXELS)
+    return dataset.finish(folder, image_size=image_size, inputs=[source.name], pairs_required=True)
 
 
 def _parts(

@@ -12,12 +12,14 @@ PACKAGES = {"data_jobs": set(), "train_jobs": {"data_jobs"}, "serve_app": {"data
 """Package -> the others that it may import."""
 JOBS = {
     "data_jobs.ingest", "data_jobs.make_mismatches", "data_jobs.make_sample", "data_jobs.split", "data_jobs.validate",
-    "train_jobs.build_index", "train_jobs.embed", "train_jobs.evaluate", "train_jobs.finetune",
+    "train_jobs.build_index", "train_jobs.calibrate", "train_jobs.compare", "train_jobs.embed", "train_jobs.evaluate",
+    "train_jobs.finetune",
     "serve_app.demo",
 }  # fmt: skip
 KNOW_RAY = JOBS | {
     "data_jobs.session",  # how jobs reach Ray
     "data_jobs.stream",  # how the verbs that read raw files use it
+    "train_jobs.indexing",  # how the verbs that make an index use it
     "serve_app.app", "serve_app.embedding", "serve_app.ingress", "serve_app.retrieval",  # Serve deployments
     "serve_app.web",  # maps Serve's back-pressure to a status
 }  # fmt: skip
@@ -95,3 +97,10 @@ def test_modules_read_no_environment_at_import(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             assert "os.environ" not in ast.unparse(node), f"{name_of(path)} reads the environment at import"
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_jobs_cache_no_functions(name: str) -> None:
+    """Run by `python -m`, a job is `__main__`: Ray sends its functions by value, which cached ones do not allow."""
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    assert not {"functools.lru_cache", "functools.cache"} & imports_of(path)

@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import tyro
 from PIL import Image
 from transformers import CLIPModel
 
 from data_jobs.errors import InputError
-from train_jobs import evaluate, finetune
+from train_jobs import calibrate, evaluate, finetune
+from train_jobs.calibrate import Calibrate
 from train_jobs.encoder import Encoder
 from train_jobs.evaluate import Evaluate
 from train_jobs.finetune import Finetune
+from train_jobs.index import Index
 from train_jobs.spec import ModelSpec
 
 
@@ -42,11 +46,27 @@ def test_models_carry_their_facts_and_load_in_plain_transformers(trained: Path, 
     assert float(model.logit_scale.detach().exp()) == pytest.approx(spec.logit_scale, rel=1e-5)
 
 
-def test_best_model_is_the_best_epoch(trained: Path) -> None:
+def test_best_model_is_the_epoch_that_the_matches_find_best(trained: Path) -> None:
+    """Contrastive training is judged by recall@1, the AUROC parting equals."""
     history = json.loads((trained / "history.json").read_text())
+    best = max(history, key=lambda epoch: (epoch["val_recall"] + 1e-3 * epoch["val_auroc"], -epoch["epoch"]))
+    marked = [epoch["epoch"] for epoch in history if epoch["best"]]
+    assert marked[-1] == best["epoch"]
     spec = ModelSpec.read(trained / "best_model")
     assert spec is not None
-    assert spec.metrics["best_val_auroc"] == max(epoch["val_auroc"] for epoch in history)
+    assert spec.logit_scale == pytest.approx(best["logit_scale"], rel=1e-5)
+
+
+def test_the_run_is_recorded_beside_the_models(trained: Path) -> None:
+    summary = json.loads((trained / "summary.json").read_text())
+    for name in ("best_model", "final_model"):
+        facts = summary[name]
+        assert facts["auroc"] > facts["auroc_before_training"] + 0.1
+        assert "the trained model is better" in facts["against_start"] and not facts["warnings"]
+        assert 0 < facts["threshold"]["precision"]["low"] <= facts["threshold"]["precision"]["high"] <= 1
+        assert facts["ece"] < 0.2
+    assert list((trained / "tensorboard").glob("events.out.tfevents.*"))
+    assert not (trained / "checkpoints").exists() and not (trained / "initial_model").exists()
 
 
 def test_evaluate_writes_metrics_by_kind_of_mismatch(
@@ -88,14 +108,18 @@ def test_pairs_loss_lowers_the_loss_and_learns_scale_and_bias(
     before, after = ModelSpec.read(best_model), ModelSpec.read(tmp_path / "pairs" / "final_model")
     assert before is not None
     assert after is not None
-    assert after.logit_bias != before.logit_bias
+    assert before.logit_bias == 0 and after.logit_bias < -1
+    assert [epoch["best"] for epoch in history] == [
+        float(epoch["val_auroc"] > max([e["val_auroc"] for e in history[:i]], default=0))
+        for i, epoch in enumerate(history)
+    ]
     assert after.base_model == str(best_model)
 
 
 def test_an_error_in_a_worker_reaches_the_caller_as_itself(
     ray_cluster: None, catalogue: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="The loss is nan") as raised:
+    with pytest.raises(InputError, match="The loss is") as raised:
         finetune.run(
             Finetune(
                 train_csv=catalogue / "val.csv",
@@ -110,6 +134,21 @@ def test_an_error_in_a_worker_reaches_the_caller_as_itself(
     assert raised.value.code == "diverged"
 
 
+def test_the_older_systems_flags_work() -> None:
+    older = (
+        "--train-csv train.csv --val-csv val.csv --image-base-path photos --epochs 3 --batch-size 16 "
+        "--learning-rate 5e-6 --model-name openai/clip-vit-base-patch32 --output-dir out --save-all-checkpoints "
+        "--device cpu"
+    )
+    shorter = (
+        "--train-csv train.csv --val-csv val.csv --root-dir photos --epochs 3 --batch-size 16 --lr 5e-6 "
+        "--model openai/clip-vit-base-patch32 --output out --save-all-checkpoints --device cpu --save-steps 100"
+    )
+    first, second = (tyro.cli(Finetune, args=flags.split()) for flags in (older, shorter))
+    assert second == dataclasses.replace(first, save_steps=100)
+    assert (first.learning_rate, first.output_dir, first.image_base_path) == (5e-6, Path("out"), "photos")
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -120,6 +159,12 @@ def test_an_error_in_a_worker_reaches_the_caller_as_itself(
         ({"model_name": "./nowhere"}, "model_not_found"),
         ({"batch_size": 33, "num_workers": 2}, "batch_not_divisible"),
         ({"epochs": 0}, "bad_arguments"),
+        ({"batch_size": 32, "num_workers": 3, "min_workers": 2}, "batch_not_divisible"),
+        ({"batch_size": 32, "accumulate": 3}, "batch_not_divisible"),
+        ({"num_workers": 2, "min_workers": 3}, "bad_arguments"),
+        ({"policy": "precision=1.5"}, "bad_policy"),
+        ({"vision_model": "scratch:tiny-clip"}, "bad_arguments"),
+        ({"resume": True, "overwrite": False}, "output_exists"),
     ],
 )
 def test_a_wrong_flag_costs_no_earlier_model(
@@ -153,9 +198,7 @@ def test_training_further_into_the_same_place_is_refused(trained: Path, catalogu
     assert (trained / "best_model" / "spec.json").is_file()
 
 
-def test_a_run_that_fails_gives_the_earlier_one_back(
-    ray_cluster: None, catalogue: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_fails_leaves_the_earlier_one(ray_cluster: None, catalogue: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
     output.mkdir()
     (output / "run.json").write_text("{}")
@@ -183,3 +226,51 @@ def test_probabilities_are_calibrated_cosines(best_model: Path, catalogue: Path)
     with Image.open(catalogue / "images" / "p00001.jpg") as image:
         picture = encoder.images([image.convert("RGB")])
     assert np.linalg.norm(picture) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_frozen_vision_tower_with_a_new_text_tower_and_its_index(
+    ray_cluster: None, best_model: Path, passages: Path, tmp_path: Path
+) -> None:
+    """The older system's Persian recipe: the pictures' tower stays, a text tower is trained; then an index."""
+    output = tmp_path / "persian"
+    summary = finetune.run(
+        Finetune(
+            train_data=passages,
+            val_data=passages,
+            vision_model=str(best_model),
+            text_model="scratch:text",
+            freeze="vision",
+            epochs=4,
+            batch_size=32,
+            learning_rate=2e-3,
+            cpus_per_worker=1,
+            build_index=True,
+            output_dir=output,
+        )
+    )
+    assert summary["index"] == "v001"
+    before, after = Encoder.load(best_model), Encoder.load(output / "final_model")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    for name, weights in before.towers.model.vision_model.state_dict().items():
+        assert torch.equal(weights, after.towers.model.vision_model.state_dict()[name]), name
+    assert after.images(pixels).shape == (2, after.spec.embedding_dim)
+    assert len(Index.open(output / "index", Encoder.load(output / "best_model").spec)) > 10
+
+
+def test_calibrate_gives_a_model_another_threshold(
+    ray_cluster: None, best_model: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    spec = calibrate.run(
+        Calibrate(
+            model=str(best_model),
+            csv=str(catalogue / "calibration.csv"),
+            policy="recall=0.95",
+            output_dir=tmp_path / "lenient",
+        )
+    )
+    before = ModelSpec.read(best_model)
+    assert before is not None and before.threshold is not None
+    assert spec.threshold is not None and spec.threshold.policy == "recall=0.95"
+    assert spec.threshold.value < before.threshold.value
+    assert spec.model_hash == before.model_hash  # the same vectors, so that its index still serves
+    assert ModelSpec.read(tmp_path / "lenient") == spec

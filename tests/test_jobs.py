@@ -20,7 +20,7 @@ from data_jobs.make_sample import run as make_sample
 BIN = Path(sys.executable).parent
 COMMANDS = [
     "data_jobs.make_sample", "data_jobs.ingest", "data_jobs.split", "train_jobs.finetune", "train_jobs.evaluate",
-    "train_jobs.build_index", "serve_app.demo",
+    "train_jobs.build_index", "train_jobs.calibrate", "train_jobs.compare", "train_jobs.embed", "serve_app.demo",
 ]  # fmt: skip
 
 

@@ -148,7 +148,7 @@ def _embed_pictures(
         except files.FAILURES as error:
             return InputError("missing_image", f"It cannot be read ({error}).", "Check --image-base-path.")
         try:
-            return encoder.pixels(images.decode(data, target=encoder.spec.image_size))
+            return encoder.pixels(images.decode(data, target=encoder.spec.image_shortest))
         except InputError as error:
             return error
 

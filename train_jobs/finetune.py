@@ -4,118 +4,192 @@
         --model-name openai/clip-vit-base-patch32 --epochs 3 --num-workers 2 --output-dir OUT
     python -m train_jobs.finetune --train-csv train.csv --val-csv val.csv --output-dir OUT
 
-Writes OUT/best_model (the epoch with the best validation AUROC, calibrated), OUT/final_model (the last epoch,
-calibrated), OUT/history.json, OUT/training_curve.png and OUT/run.json (the resolved flags).
+Writes OUT/best_model (the epoch with the best validation score, calibrated), OUT/final_model (the last epoch,
+calibrated), OUT/summary.json, OUT/history.json, OUT/training_curve.png, OUT/tensorboard and OUT/run.json (the resolved
+flags). All of it appears together at the end; until then it grows in .OUT.unfinished beside OUT, from where a run
+that was killed goes on with --resume.
 """
 
 import dataclasses
 import json
-import os
+import queue as queues
 import shutil
-import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, RunConfig, ScalingConfig
+from numpy.typing import NDArray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tyro.conf import arg
 
-from data_jobs import command, dataset, progress
-from data_jobs.artefacts import refuse_overwrite, write_file
+from data_jobs import command, dataset, files, stream
+from data_jobs.artefacts import resumable, write_file
 from data_jobs.csv_pairs import CsvPairs
 from data_jobs.errors import InputError
 from data_jobs.session import connected
 from data_jobs.splits import split_of
-from train_jobs import calibration, curves, metrics, scoring, scratch
+from train_jobs import calibration, curves, index_sources, indexing, outcome, scratch, thresholds, two_towers
 from train_jobs.augment import Augmentation
 from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
 from train_jobs.encoder import Encoder
-from train_jobs.loop import Loss, Precision, Schedule, train
+from train_jobs.loop import STATES, Event, Training
 from train_jobs.pairdata import PairData, score_pairs
+from train_jobs.schedule import Choice, Frozen, Lora, Loss, Precision, Schedule, VisionOptimizer
+from train_jobs.trackers import Trackers
 
 MARKER = "run.json"
+MODELS = ("final_model", "best_model")
+PASSAGES_A_TASK = 1024
 
 
 @dataclass(frozen=True)
 class Finetune:
-    output_dir: Path
-    """Where best_model, final_model and the run's records go."""
+    output_dir: Annotated[Path, arg(aliases=["--output"])]
+    """Where best_model, final_model and the run's records appear. On a cluster: storage that every node sees."""
     train_data: Path | None = None
     """Dataset directory to learn from."""
     val_data: Path | None = None
     """Dataset directory that chooses the best epoch."""
     calibration_data: Path | None = None
     """Dataset directory for threshold and probabilities (default: half of the validation pictures)."""
-    train_csv: Path | None = None
+    train_csv: str | None = None
     """CSV instead of --train-data; ingested into OUTPUT_DIR/data."""
-    val_csv: Path | None = None
+    val_csv: str | None = None
     """CSV instead of --val-data."""
-    calibration_csv: Path | None = None
+    calibration_csv: str | None = None
     """CSV instead of --calibration-data."""
-    image_base_path: Path | None = None
+    image_base_path: Annotated[str | None, arg(aliases=["--root-dir"])] = None
     """Folder that relative image paths of the CSVs start from."""
-    model_name: str = DEFAULT_MODEL
+    image_size: int = 256
+    """Shortest side, in pixels, that pictures of the CSVs are stored at."""
+
+    model_name: Annotated[str, arg(aliases=["--model"])] = DEFAULT_MODEL
     """Hub name, model directory, or a recipe from scratch: scratch:tiny-clip, scratch:resnet."""
+    vision_model: str | None = None
+    """With --text-model, instead of --model-name: a model whose vision tower is taken."""
+    text_model: str | None = None
+    """A text encoder (any AutoModel with a tokenizer) for --vision-model, or scratch:text for a new one."""
+    freeze: Frozen = "none"
+    """A tower that stays as it is."""
+    lora: Lora = field(default_factory=Lora)
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: less memory, a third more time."""
+
     loss: Loss = "contrastive"
-    """contrastive: matches against all other texts; pairs: labelled matches and mismatches."""
+    """contrastive: matches against all other texts; pairs: labelled matches and mismatches; sigmoid: SigLIP's."""
+    choose_by: Literal["auto", "auroc", "recall"] = "auto"
+    """What the best epoch is best at; auto: recall@1 of both directions, and AUROC for pairs."""
     epochs: int = 3
     """Passes over the training pairs."""
     batch_size: int = 16
     """Pairs a step, over all workers together."""
-    learning_rate: float = 5e-6
+    accumulate: int = 1
+    """Micro-batches that a step is computed in, with the gradients of the whole batch: less memory, more time."""
+    learning_rate: Annotated[float, arg(aliases=["--lr"])] = 5e-6
     """Peak, after warm-up; then a cosine to zero. Models from scratch want about 1e-3."""
     weight_decay: float = 0.1
     """On matrices only; never on norms, biases, scale and bias."""
+    vision_optimizer: VisionOptimizer = "adamw"
+    """sgd (Nesterov, momentum 0.9) suits convolutional vision towers from scratch; the rest is always AdamW's."""
+    vision_learning_rate: float | None = None
+    """Of the vision tower (default: --learning-rate)."""
+    vision_weight_decay: float | None = None
+    """Of the vision tower (default: --weight-decay)."""
     warmup: float = 0.1
     """Share of all steps with a rising learning rate."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient."""
     label_smoothing: float = 0.0
     """Share of the contrastive target that is spread over all candidates."""
+    average: float = 0.0
+    """Decay of a moving average of the weights, which is then judged and saved; 0: none. From scratch: 0.998."""
+    patience: int = 0
+    """Stop after so many epochs without a better one; 0: never."""
     precision: Precision = "auto"
     """auto uses bfloat16 where the device computes it fast."""
+    augment: bool | None = None
+    """Random views of the training pictures (default: yes, unless the vision tower is frozen)."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    num_workers: int = 1
-    """Ray Train workers; each takes a share of every batch."""
-    cpus_per_worker: float | None = None
-    """CPUs and threads a worker (default: the cluster's CPUs shared out, at least one)."""
-    use_gpu: bool = False
-    """One GPU a worker."""
-    storage_path: Path | None = None
-    """Where checkpoints of the run are kept (default: OUTPUT_DIR/run); shared by all nodes."""
-    cache_gb: float = 2.0
-    """Memory a worker may spend on decoded pictures, in GB; beyond it they are decoded anew each epoch."""
     seed: int = 0
     """Fixes initial weights, order and augmentation."""
+
+    policy: str = "youden"
+    """How the threshold is chosen: youden, max-f1, precision=0.95 or recall=0.95 (of "match")."""
+    calibration_method: calibration.Method = "auto"
+    """platt, isotonic (from 1000 pairs), or auto: the better of those that can be."""
+    prevalence: float | None = None
+    """Share of matches where the model will be used (default: as in the calibration pairs)."""
+
+    build_index: bool = False
+    """At the end, index the training data with best_model, in OUTPUT_DIR/index: its passages, else its pictures."""
+
+    num_workers: int = 1
+    """Ray Train workers; each takes a share of every batch."""
+    min_workers: int | None = None
+    """Train with as few as these while the cluster has no room for more (default: --num-workers)."""
+    cpus_per_worker: float | None = None
+    """CPUs and threads a worker (default: the cluster's CPUs shared out, at least one)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: one GPU a worker if the cluster has as many."""
+    shard: bool = False
+    """Shard weights and optimiser over the workers (FSDP), for towers that do not fit one GPU."""
+    cache_gb: float = 2.0
+    """Memory a worker may spend on decoded pictures, in GB; beyond it they are decoded anew each epoch."""
+    max_failures: int = 3
+    """How often lost workers are replaced before the run gives up (it can still be resumed)."""
+    save_steps: int = 0
+    """Save the run's state every so many steps as well (default: after every epoch only)."""
+    save_all_checkpoints: bool = False
+    """Keep a model directory of every checkpoint: checkpoint_epoch_N and, with --save-steps, checkpoint_step_N."""
+    resume: bool = False
+    """Go on with a run that was killed or stopped; same flags, same data. The number of workers may differ."""
     overwrite: bool = False
-    """Replace an earlier run in the output directory."""
+    """Replace an earlier run in the output directory, and throw away what an unfinished one wrote."""
+
+
+_FREE = {
+    "output_dir", "resume", "overwrite", "num_workers", "min_workers", "cpus_per_worker", "device", "cache_gb",
+    "max_failures", "save_steps",
+}  # fmt: skip
+"""Flags that a resumed run may change."""
 
 
 def run(config: Finetune) -> dict[str, Any]:
-    """Train, calibrate, save; returns the summary that is also printed. Raises InputError."""
+    """Train, calibrate, save; returns the summary that is also saved. Raises InputError."""
     output = config.output_dir.absolute()
-    refuse_overwrite(output, marker=MARKER, overwrite=config.overwrite)
-    _check_inputs(config)
-    with _replacing(output):
-        return _run(config, output)
+    _check(config)
+    work = resumable(
+        output, marker=MARKER, plan=_plan(config), overwrite=config.overwrite, resume=config.resume
+    )
+    try:
+        with work as folder, connected():
+            summary = _run(config, folder)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the run is kept; go on with --resume") from stop
+    for name in MODELS:
+        print(f"{output / name}: {summary[name]['in_words']}")
+    return summary
 
 
-def _run(config: Finetune, output: Path) -> dict[str, Any]:
-    write_file(output / MARKER, json.dumps(dataclasses.asdict(config), indent=2, default=str))
-    folders = _datasets(config, output)
-    train_data = PairData.open(folders["train"])
-    val_data = PairData.open(folders["val"]).with_mismatches(config.seed)
-    if "calibration" in folders:
-        held_out = PairData.open(folders["calibration"]).with_mismatches(config.seed)
+def _run(config: Finetune, folder: Path) -> dict[str, Any]:
+    flags = dataclasses.asdict(config)
+    write_file(folder / MARKER, json.dumps(flags, indent=2, default=str))
+    datasets = _datasets(config, folder)
+    train_data = PairData.open(datasets["train"])
+    val_data = PairData.open(datasets["val"]).with_mismatches(config.seed)
+    if "calibration" in datasets:
+        held_out = PairData.open(datasets["calibration"]).with_mismatches(config.seed)
     else:
         val_data, held_out = _halves(val_data, config.seed)
     calibration.enough(held_out.labels)  # now, and not after hours of training
@@ -123,50 +197,89 @@ def _run(config: Finetune, output: Path) -> dict[str, Any]:
         f"train {len(train_data)} pairs, validation {len(val_data)}, calibration {len(held_out)} "
         f"({int((held_out.labels == 1).sum())} matches)"
     )
-    start, revision = _starting_point(config, train_data, output)
-    best, final, history = _fit(config, start, train_data, val_data, output)
-    curves.save_training_curve(history, output / "training_curve.png")
-    write_file(output / "history.json", json.dumps(history, indent=2))
-    summary: dict[str, Any] = {"output_dir": str(output)}
-    for name, checkpoint in (("final_model", final), ("best_model", best)):
-        with checkpoint.as_directory() as folder:
-            encoder = Encoder.load(folder)
-        summary[name] = _calibrate(encoder, held_out, config, history)
-        encoder.spec = encoder.spec.replace(
-            base_model=config.model_name, base_revision=revision, data_fingerprint=train_data.fingerprint
-        )
-        encoder.save(output / name)
-    found = summary["best_model"]
-    print(
-        f"best_model: calibration AUROC {found['auroc']:.3f}, "
-        f"threshold {found.get('threshold', float('nan')):.3f} -> {output / 'best_model'}"
-    )
+    use_gpu = _use_gpu(config)
+    start, base, revision = _starting_point(config, train_data, folder)
+    on = ray.put(held_out)
+    before = _scores(start, on, use_gpu)
+    with Trackers.open(folder, flags, resume=config.resume) as trackers:
+        print(f"tensorboard --logdir {folder / 'tensorboard'}")
+        history = _fit(config, start, train_data, val_data, folder, use_gpu, trackers)
+        summary: dict[str, Any] = {"output_dir": str(config.output_dir.absolute()), "epochs": len(history)}
+        for name in MODELS:
+            scores = _scores(str(folder / name), on, use_gpu)
+            encoder = Encoder.load(folder / name, device="cpu")
+            spec = encoder.spec.replace(
+                base_model=base, base_revision=revision, data_fingerprint=train_data.fingerprint
+            )
+            policy = outcome.Policy(config.calibration_method, config.policy, config.prevalence, config.seed)
+            found = outcome.judge(spec, scores, before, held_out, policy)
+            encoder.spec = found.spec
+            encoder.save(folder / name, overwrite=True)
+            summary[name] = _facts(found)
+            for warning in found.warnings:
+                print(f"WARNING ({name}): {warning}")
+        if config.build_index:
+            summary["index"] = _index(folder, datasets["train"], use_gpu)
+        write_file(folder / "history.json", json.dumps(history, indent=2))
+        write_file(folder / "summary.json", json.dumps(summary, indent=2))
+        curves.save_training_curve(history, folder / "training_curve.png")
+        best = {key: value for key, value in summary["best_model"].items() if isinstance(value, float)}
+        trackers.finish(best, [folder / "best_model"])
+    for leftover in (STATES, "ray", "initial_model"):
+        shutil.rmtree(folder / leftover, ignore_errors=True)
     return summary
 
 
-@contextmanager
-def _replacing(output: Path) -> Iterator[None]:
-    """An empty `output` for the block; if the block fails, what was there before comes back."""
-    previous = output.with_name(f".{output.name}.previous-{uuid.uuid4().hex[:8]}")
-    if output.exists():
-        os.rename(output, previous)
-    output.mkdir(parents=True)
+def _index(folder: Path, data: Path, use_gpu: bool) -> str:
+    """Index `data` with the best model; the version. The training that came before is not lost if that fails."""
     try:
-        yield
-    except BaseException:
-        shutil.rmtree(output)
-        if previous.exists():
-            os.rename(previous, output)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
+        if dataset.read_report(data)["passages"]["unique"]:
+            source = index_sources.from_docstore(data / "docstore.parquet", block=PASSAGES_A_TASK)
+        else:
+            source = index_sources.from_pairs(data, embed="images", block=PASSAGES_A_TASK)
+        device = "cuda" if use_gpu else "cpu"
+        return indexing.build(source, folder / "best_model", folder / "index", device=device).version
+    except InputError as error:
+        print(f"WARNING: there is no index. {error}")
+        return "none"
 
 
-def _check_inputs(config: Finetune) -> None:
+def _facts(found: outcome.Outcome) -> dict[str, Any]:
+    threshold = found.spec.threshold
+    return {
+        **found.metrics,
+        "threshold": dataclasses.asdict(threshold) if threshold else None,
+        "in_words": (
+            f"held-out AUROC {found.metrics['auroc']:.3f} "
+            f"({found.metrics['auroc_before_training']:.3f} before training), {outcome.described(found.spec)}"
+        ),
+        "against_start": found.against_start.sentence,
+        "warnings": list(found.warnings),
+    }
+
+
+def _plan(config: Finetune) -> dict[str, object]:
+    """What makes two runs the same work: the flags and the data as they are now."""
+    flags = {key: value for key, value in dataclasses.asdict(config).items() if key not in _FREE}
+    stamps: dict[str, str] = {}
+    for role, folder, csv in _sources(config):
+        if csv is not None:
+            stamps[role] = files.stamp(csv)
+        elif folder is not None:
+            stamps[role] = dataset.read_report(folder)["fingerprint"]
+    return {
+        **json.loads(json.dumps(flags, default=str)),
+        **{f"{role} pairs": s for role, s in stamps.items()},
+    }
+
+
+def _check(config: Finetune) -> None:
     """Raise InputError for what can be known to be wrong before anything is started or replaced."""
-    for name in ("epochs", "batch_size", "num_workers", "learning_rate"):
+    for name in ("epochs", "batch_size", "accumulate", "num_workers", "learning_rate", "image_size"):
         command.positive(name, getattr(config, name))
+    thresholds.check_policy(config.policy)
     output = config.output_dir.absolute()
-    paths = [path for _, *both in _sources(config) for path in both if path is not None]
+    paths = [Path(path) for _, *both in _sources(config) for path in both if path is not None]
     for path in [*paths, Path(config.model_name)]:
         if output in path.absolute().parents:
             raise InputError(
@@ -179,22 +292,45 @@ def _check_inputs(config: Finetune) -> None:
         if given == 2 or (given == 0 and role != "calibration"):
             raise InputError("bad_arguments", f"Give either --{role}-data or --{role}-csv.", "See --help.")
         if csv is not None:
-            CsvPairs.open(str(csv))
+            CsvPairs.open(csv)
         elif folder is not None:
             dataset.read_report(folder)
-    if config.model_name.startswith(scratch.PREFIX):
+    _check_model(config)
+    fewest = config.min_workers or config.num_workers
+    if not 1 <= fewest <= config.num_workers:
+        raise InputError(
+            "bad_arguments",
+            f"--min-workers is {fewest} and --num-workers is {config.num_workers}.",
+            "Give at least 1, and at most --num-workers.",
+        )
+    for workers in range(fewest, config.num_workers + 1):
+        if config.batch_size % (workers * config.accumulate):
+            raise InputError(
+                "batch_not_divisible",
+                f"The batch size {config.batch_size} cannot be split over {workers} workers with "
+                f"{config.accumulate} micro-batches each.",
+                f"Use a multiple of {workers * config.accumulate}.",
+            )
+
+
+def _check_model(config: Finetune) -> None:
+    if (config.vision_model is None) != (config.text_model is None):
+        raise InputError("bad_arguments", "--vision-model and --text-model go together.", "Give both.")
+    if config.vision_model is not None and config.text_model is not None:
+        if config.model_name != DEFAULT_MODEL:
+            raise InputError(
+                "bad_arguments",
+                f"--model-name {config.model_name} is given, and --vision-model as well.",
+                "Give a whole model, or two towers.",
+            )
+        two_towers.check(config.vision_model, config.text_model)
+    elif config.model_name.startswith(scratch.PREFIX):
         scratch.check_name(config.model_name)
     else:
         local_folder(config.model_name)
-    if config.batch_size % config.num_workers:
-        raise InputError(
-            "batch_not_divisible",
-            f"The batch size {config.batch_size} cannot be split over {config.num_workers} workers.",
-            "Use a multiple of --num-workers.",
-        )
 
 
-def _sources(config: Finetune) -> tuple[tuple[str, Path | None, Path | None], ...]:
+def _sources(config: Finetune) -> tuple[tuple[str, Path | None, str | None], ...]:
     return (
         ("train", config.train_data, config.train_csv),
         ("val", config.val_data, config.val_csv),
@@ -203,13 +339,16 @@ def _sources(config: Finetune) -> tuple[tuple[str, Path | None, Path | None], ..
 
 
 def _datasets(config: Finetune, output: Path) -> dict[str, Path]:
-    """The dataset directories by role; CSVs are ingested first."""
+    """The dataset directories by role; CSVs are ingested first, unless the run that is resumed did."""
     folders: dict[str, Path] = {}
     for role, folder, csv in _sources(config):
         if csv is not None:
             folder = output / "data" / role
-            report = dataset.from_csv(csv, folder, image_base_path=config.image_base_path)
-            print(f"{csv}: {report['pairs']}, {report['codes'] or 'no remarks'}")
+            if not (folder / dataset.MARKER).is_file():
+                report = stream.pairs_of_csv(
+                    csv, folder, image_base_path=config.image_base_path, image_size=config.image_size
+                )
+                print(f"{csv}: {report['pairs']}, {report['codes'] or 'no remarks'}")
         if folder is not None:
             folders[role] = folder.absolute()
     return folders
@@ -222,170 +361,173 @@ def _halves(data: PairData, seed: int) -> tuple[PairData, PairData]:
     return data.take(np.flatnonzero(side == "val")), data.take(np.flatnonzero(side == "calibration"))
 
 
-def _starting_point(config: Finetune, train_data: PairData, output: Path) -> tuple[str, str | None]:
-    """A path that every worker can load the same initial weights from, and their hub revision."""
+def _starting_point(config: Finetune, train_data: PairData, folder: Path) -> tuple[str, str, str | None]:
+    """A path that every worker can load the same initial weights from, the base model's name and its hub revision."""
+    made = folder / "initial_model"
+    if config.vision_model is not None and config.text_model is not None:
+        base = f"{config.vision_model} + {config.text_model}"
+        if not made.is_dir():
+            two_towers.build(
+                config.vision_model, config.text_model, texts=train_data.texts, seed=config.seed
+            ).save(made)
+        return str(made), base, None
     if config.model_name.startswith(scratch.PREFIX):
-        encoder = scratch.build(config.model_name, train_data.texts, config.seed)
-        encoder.save(output / "initial_model")
-        return str(output / "initial_model"), None
-    folder, revision = local_folder(config.model_name)
-    return str(folder.absolute()), revision
+        if not made.is_dir():
+            scratch.build(config.model_name, train_data.texts, config.seed).save(made)
+        return str(made), config.model_name, None
+    local, revision = local_folder(config.model_name)
+    return str(local.absolute()), config.model_name, revision
+
+
+def _use_gpu(config: Finetune) -> bool:
+    if config.device != "auto":
+        return config.device == "cuda"
+    return bool(ray.cluster_resources().get("GPU", 0) >= config.num_workers)
+
+
+def _scores(model: str, data: ray.ObjectRef, use_gpu: bool) -> NDArray[np.float32]:
+    """The cosine of every pair of `data`, computed by one Ray task."""
+    found: NDArray[np.float32] = ray.get(_score.options(num_gpus=1 if use_gpu else 0).remote(model, data))
+    return found
+
+
+@ray.remote(num_cpus=1)
+def _score(model: str, data: PairData) -> NDArray[np.float32]:
+    return score_pairs(Encoder.load(model), data)
+
+
+def _schedule(config: Finetune, threads: int) -> Schedule:
+    augment = config.freeze != "vision" if config.augment is None else config.augment
+    rate, decay = config.vision_learning_rate, config.vision_weight_decay
+    by_loss: Choice = "auroc" if config.loss == "pairs" else "recall"
+    return Schedule(
+        loss=config.loss,
+        choose_by=by_loss if config.choose_by == "auto" else config.choose_by,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        learning_rate=config.learning_rate,
+        vision_optimizer=config.vision_optimizer,
+        vision_learning_rate=config.learning_rate if rate is None else rate,
+        weight_decay=config.weight_decay,
+        vision_weight_decay=config.weight_decay if decay is None else decay,
+        warmup=config.warmup,
+        gradient_clip=config.gradient_clip,
+        label_smoothing=config.label_smoothing,
+        average=config.average,
+        patience=config.patience,
+        precision=config.precision,
+        augmentation=config.augmentation if augment else Augmentation.none(),
+        freeze=config.freeze,
+        new_heads=config.vision_model is not None,
+        lora=config.lora,
+        gradient_checkpointing=config.gradient_checkpointing,
+        shard=config.shard,
+        seed=config.seed,
+        cache_bytes=int(config.cache_gb * 1e9),
+        threads=threads,
+        save_steps=config.save_steps,
+        save_all=config.save_all_checkpoints,
+    )
 
 
 def _fit(
-    config: Finetune, start: str, train_data: PairData, val_data: PairData, output: Path
-) -> tuple[Checkpoint, Checkpoint, list[dict[str, float]]]:
-    """Run the workers; the best and the last checkpoint and the history of all epochs."""
-    with connected(), _printed_progress() as queue:
-        cpus = config.cpus_per_worker or max(1.0, ray.cluster_resources().get("CPU", 1) // config.num_workers)
-        schedule = Schedule(
-            loss=config.loss,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=config.warmup,
-            gradient_clip=config.gradient_clip,
-            label_smoothing=config.label_smoothing,
-            precision=config.precision,
-            augmentation=config.augmentation,
-            seed=config.seed,
-            cache_bytes=int(config.cache_gb * 1e9),
-            threads=max(1, int(cpus)),
-        )
+    config: Finetune,
+    start: str,
+    train_data: PairData,
+    val_data: PairData,
+    folder: Path,
+    use_gpu: bool,
+    trackers: Trackers,
+) -> list[dict[str, float]]:
+    """Run the workers, replacing those that are lost; the history of all epochs."""
+    cpus = config.cpus_per_worker or max(1.0, ray.cluster_resources().get("CPU", 1) // config.num_workers)
+    _tidy(folder / STATES)
+    with _listening(trackers) as queue:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
                 "start": start,
-                "schedule": schedule,
+                "schedule": _schedule(config, threads=max(1, int(cpus))),
                 "train": ray.put(train_data),
                 "val": ray.put(val_data),
+                "folder": str(folder),
                 "queue": queue,
             },
-            torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=config.num_workers,
-                use_gpu=config.use_gpu,
-                resources_per_worker={"CPU": cpus, **({"GPU": 1} if config.use_gpu else {})},
+                num_workers=(config.min_workers, config.num_workers)
+                if config.min_workers
+                else config.num_workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
             ),
             run_config=RunConfig(
-                name="run",
-                storage_path=str(config.storage_path or output),
-                checkpoint_config=CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute="val_auroc", checkpoint_score_order="max"
-                ),
+                name=f"{config.output_dir.name}-{uuid.uuid4().hex[:6]}",
+                storage_path=str(folder / "ray"),
+                failure_config=FailureConfig(max_failures=config.max_failures),
             ),
         )
         try:
             result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            raise _cause(error) from error
-    assert result.checkpoint is not None and result.best_checkpoints
-    best = max(result.best_checkpoints, key=lambda pair: pair[1]["val_auroc"])[0]
-    return best, result.checkpoint, result.return_value
-
-
-def _worker(setup: dict[str, Any]) -> list[dict[str, float]]:
-    """One Ray Train worker. Rank 0 saves a checkpoint each epoch; all report alike."""
-    rank = ray.train.get_context().get_world_rank()
-    schedule: Schedule = setup["schedule"]
-    torch.set_num_threads(schedule.threads)
-    encoder = Encoder.load(setup["start"], device=str(ray.train.torch.get_device()).split(":")[0])
-    history: list[dict[str, float]] = []
-
-    def end_of_epoch(epoch: dict[str, float], encoder: Encoder) -> None:
-        history.append(epoch)
-        with tempfile.TemporaryDirectory() as scratch_folder:
-            checkpoint = None
-            if rank == 0:
-                setup["queue"].put(epoch)
-                encoder.spec = encoder.spec.replace(
-                    logit_scale=encoder.towers.scale().item(),
-                    logit_bias=encoder.towers.logit_bias.item(),
-                )
-                encoder.save(Path(scratch_folder) / "model")
-                checkpoint = Checkpoint.from_directory(Path(scratch_folder) / "model")
-            ray.train.report(epoch, checkpoint=checkpoint)
-
-    train(
-        encoder,
-        ray.get(setup["train"]),
-        ray.get(setup["val"]),
-        schedule,
-        progress=setup["queue"].put,
-        end_of_epoch=end_of_epoch,
-    )
+        except SystemExit as stop:  # how Ray Train answers Ctrl-C
+            raise KeyboardInterrupt from stop
+    history, error = result.return_value
+    if error is not None:
+        raise error
     return history
 
 
-def _calibrate(
-    encoder: Encoder, held_out: PairData, config: Finetune, history: list[dict[str, float]]
-) -> dict[str, float]:
-    """Put calibration, threshold and held-out metrics into the encoder's spec; returns the metrics.
-
-    A model whose scores do not rank is kept, uncalibrated, with a warning: training is not thrown away.
-    """
-    scores = score_pairs(encoder, held_out)
-    found = {
-        "auroc": metrics.auroc(scores, held_out.labels),
-        "average_precision": metrics.average_precision(scores, held_out.labels),
-        "best_val_auroc": max(epoch["val_auroc"] for epoch in history),
-    }
+def _worker(setup: dict[str, Any]) -> tuple[list[dict[str, float]], Exception | None]:
+    """One Ray Train worker: the history, or what makes it pointless to try again, which is the same on all of them."""
+    schedule: Schedule = setup["schedule"]
+    torch.set_num_threads(schedule.threads)
+    encoder = Encoder.load(setup["start"], device=str(ray.train.torch.get_device()).split(":")[0])
     try:
-        platt = calibration.fit_platt(scores, held_out.labels)
-    except InputError as error:
-        print(f"WARNING: the model stays uncalibrated. {error}")
-        encoder.spec = encoder.spec.replace(calibration=None, threshold=None, metrics=found)
-        return found
-    threshold = calibration.choose_threshold(scores, held_out.labels, seed=config.seed)
-    probabilities = scoring.probability(scores, platt)
-    found["ece"] = metrics.expected_calibration_error(probabilities, held_out.labels)
-    found["brier"] = metrics.brier(probabilities, held_out.labels)
-    encoder.spec = encoder.spec.replace(calibration=platt, threshold=threshold, metrics=found)
-    return {**found, "threshold": threshold.value}
+        training = Training(
+            encoder,
+            ray.get(setup["train"]),
+            ray.get(setup["val"]),
+            schedule,
+            Path(setup["folder"]),
+            progress=setup["queue"].put,
+            end_of_epoch=ray.train.report,
+        )
+        return training.run(), None
+    except (InputError, OSError) as error:  # a diverged loss, a full disk
+        return [], error
+
+
+def _tidy(states: Path) -> None:
+    """Remove what a killed run was writing."""
+    for half_written in states.glob(".*.writing-*"):
+        shutil.rmtree(half_written, ignore_errors=True)
 
 
 @contextmanager
-def _printed_progress() -> Iterator[Queue]:
-    """A queue for the workers' progress, shown on this process's stderr as it comes."""
-    queue = Queue(actor_options={"num_cpus": 0})
+def _listening(trackers: Trackers) -> Iterator[Queue]:
+    """A queue for the workers' events, shown and recorded by a thread of this process as they come."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # lives as long as the driver
 
-    def show() -> None:
-        with progress.bar("train", "steps") as bar:
-            while (event := queue.get()) is not None:
-                if "step" in event:
-                    bar.total = event["epochs"] * event["steps"]
-                    bar.set_postfix_str(
-                        f"loss {event['loss']:.3f}, {event['samples_per_s']:.0f} pairs/s", refresh=False
-                    )
-                    bar.update((event["epoch"] - 1) * event["steps"] + event["step"] - bar.n)
-                else:
-                    bar.write(
-                        f"epoch {event['epoch']:3d}  loss {event['train_loss']:.3f}  "
-                        f"validation AUROC {event['val_auroc']:.4f}"
-                    )
+    def listen() -> None:
+        while True:
+            try:
+                event: Event | None = queue.get(timeout=60)
+            except queues.Empty:
+                continue
+            if event is None:
+                return
+            trackers.event(event)
 
-    printer = threading.Thread(target=show, daemon=True)
-    printer.start()
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     try:
         yield queue
     finally:
         queue.put(None)
-        printer.join(timeout=10)
+        listener.join(timeout=10)
         queue.shutdown()
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The InputError inside Ray's wrapping, if there is one."""
-    seen: BaseException | None = error
-    for failure in getattr(error, "worker_failures", {}).values():
-        inner: BaseException | None = failure
-        while inner is not None:
-            if isinstance(inner, InputError):
-                return inner
-            inner = getattr(inner, "cause", None) or inner.__cause__
-    assert seen is not None
-    return seen
 
 
 if __name__ == "__main__":
