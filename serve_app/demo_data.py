@@ -13,8 +13,10 @@ from data_jobs.mismatches import mismatched
 from data_jobs.splits import split_of
 
 MATCHES, PAIRS = "train_matches.csv", "val_pairs.csv"
-SHARES = {"train": 0.9, "val": 0.05, "calibration": 0.05}
-"""Few photos to choose the epoch and the threshold by: every photo held out is one less to learn from."""
+SHARES = {"train": 0.97, "val": 0.03}
+"""Few photos to choose the epoch by: every photo held out is one less to learn from."""
+HALVES = {"calibration": 0.5, "test": 0.5}
+"""Of the pairs of val_pairs.csv: photos unlike the training ones are what a threshold is for."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,16 @@ class DemoData:
     val: Path
     calibration: Path
     test: Path
+    classes: Path | None = None
+    """Whose texts are the classes of the zero-shot test (None: the test's own)."""
 
 
 def from_photos(folder: Path, out: Path) -> DemoData:
-    """Split `folder`'s matches by photo and give the held-out ones mismatches; writes CSVs below `out`.
+    """Split `folder`'s matches, and the pairs of val_pairs.csv, by photo; writes CSVs below `out`.
 
-    The pairs of val_pairs.csv are the test and are only annotated: a mismatch is "same category" if the photo and
-    the photos of the text are below the same top folder, else "other category". Raises InputError (missing_source).
+    Held-out matches choose the epoch, and are given mismatches for it. Half of val_pairs.csv calibrates, the other half
+    is the test; `out`/val_pairs.csv holds both. A mismatch is "same category" if the photo and the photos of the text
+    are below the same top folder, else "other category". Raises InputError (missing_source).
     """
     for name in (MATCHES, PAIRS):
         if not (folder / name).is_file():
@@ -44,23 +49,28 @@ def from_photos(folder: Path, out: Path) -> DemoData:
     matches = _records(folder / MATCHES)
     by_split: dict[str, list[Record]] = {name: [] for name in SHARES}
     for record in matches:
-        by_split[split_of(record.image_path, SHARES)].append(record)
-    test = _records(folder / PAIRS)
-    category_of = _Categories([*matches, *(record for record in test if record.label == 1)])
-    data = DemoData(*(out / f"{name}.csv" for name in ("train", "val", "calibration", "test")))
+        by_split[split_of(_within(record), SHARES)].append(record)
+    pairs = _records(folder / PAIRS)
+    category_of = _Categories([*matches, *(record for record in pairs if record.label == 1)])
+    described = {record.text_group for record in by_split["train"]}
+    classes = out / "train.csv" if all(r.text_group in described for r in pairs if r.label == 1) else None
+    train, val, calibration, test = (out / f"{name}.csv" for name in ("train", "val", "calibration", "test"))
+    data = DemoData(train, val, calibration, test, classes)
     _write(data.train, [(r, r.text, 1, "") for r in by_split["train"]])
-    for path, name in ((data.val, "val"), (data.calibration, "calibration")):
-        held_out = by_split[name]
-        wrong = mismatched(
-            [record.text_group for record in held_out],
-            categories=[category_of.photo(record) for record in held_out],
-        )
-        _write(
-            path,
-            [(r, r.text, 1, "") for r in held_out]
-            + [(held_out[i], held_out[j].text, 0, k) for i, j, k in wrong],
-        )
-    _write(data.test, [(r, r.text, r.label, category_of.mismatch_kind(r)) for r in test])
+    held_out = by_split["val"]
+    wrong = mismatched(
+        [record.text_group for record in held_out],
+        categories=[category_of.photo(record) for record in held_out],
+    )
+    _write(
+        data.val,
+        [(r, r.text, 1, "") for r in held_out]
+        + [(held_out[i], held_out[j].text, 0, kind) for i, j, kind in wrong],
+    )
+    annotated = [(r, r.text, r.label, category_of.mismatch_kind(r)) for r in pairs]
+    _write(out / PAIRS, annotated)
+    for path, half in ((data.calibration, "calibration"), (data.test, "test")):
+        _write(path, [row for row in annotated if split_of(_within(row[0]), HALVES) == half])
     return data
 
 
@@ -72,7 +82,7 @@ class _Categories:
 
     def photo(self, record: Record) -> str:
         """`images/val/Fruit/Apple/x.jpg` -> `Fruit`: the third folder from the CSV's, else the first there is."""
-        parts = Path(os.path.relpath(record.image_path, Path(record.source).parent)).parts[:-1]
+        parts = Path(_within(record)).parts[:-1]
         return parts[min(2, len(parts) - 1)] if parts else ""
 
     def mismatch_kind(self, record: Record) -> str:
@@ -80,6 +90,11 @@ class _Categories:
             return ""
         same = self._of_text.get(record.text_group) == self.photo(record)
         return "same category" if same else "other category"
+
+
+def _within(record: Record) -> str:
+    """The picture's path from its CSV's folder, so that the splits do not depend on where the data lies."""
+    return os.path.relpath(record.image_path, Path(record.source).parent)
 
 
 def _records(path: Path) -> list[Record]:
