@@ -30,7 +30,8 @@ from PIL import Image, ImageFilter, ImageOps
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from data_jobs import drawing, images
-from train_jobs.encoder import Embeddings, Encoder, Pixels, preprocess
+from train_jobs.encoder import Embeddings, Encoder, Pixels
+from train_jobs.preprocessing import View
 
 SIDE, CANVAS, TILES = 224, (1600, 1200), 40  # a mosaic takes at most TILES photos
 CUTS, CUT_FILES = (0.5, 0.9, 0.99), 20  # shares of a truncated file that are left; files that are truncated
@@ -49,14 +50,6 @@ class Decode:
     rounds: int = 7
     """Times that every method decodes every photo."""
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class View:
-    """What a model sees: `size` pixels square, by "crop" or "squash" as in ModelSpec."""
-
-    size: int
-    resize: str
 
 
 @dataclass(frozen=True)
@@ -118,7 +111,7 @@ def opencv(data: bytes, view: View) -> Pixels:
 
 
 def ours(data: bytes, view: View) -> Pixels:
-    return preprocess(images.decode(data, target=view.size), view.size, view.resize)
+    return view.pixels(images.decode(data, target=view.shortest))
 
 
 def ours_pillow(data: bytes, view: View) -> Pixels:
@@ -226,12 +219,12 @@ def random_vit(seed: int) -> Judge:
                 rows.append(model((batch.permute(0, 3, 1, 2) / 255 - mean) / std).image_embeds)
         return torch.nn.functional.normalize(torch.cat(rows)).numpy()
 
-    return Judge("ViT-B/32, random weights", View(SIDE, "crop"), embed)
+    return Judge("ViT-B/32, random weights", View(SIDE, SIDE, "crop", "bicubic"), embed)
 
 
 def trained(folder: str) -> Judge:
     encoder = Encoder.load(folder, "cpu", 16)
-    return Judge(folder, View(encoder.spec.image_size, encoder.spec.image_resize), encoder.images)
+    return Judge(folder, View.of(encoder.spec), encoder.images)
 
 
 def decoded(method: Method, data: bytes, view: View) -> Pixels | None:
@@ -245,7 +238,7 @@ def decoded(method: Method, data: bytes, view: View) -> Pixels | None:
 
 def speeds(photos: list[bytes], rounds: int) -> dict[str, float]:
     """Images a second, the median of the rounds. The methods take turns photo by photo, each first in its turn."""
-    view = View(SIDE, "crop")
+    view = View(SIDE, SIDE, "crop", "bicubic")
     seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     names = list(METHODS)
     for _ in range(rounds):
@@ -316,7 +309,7 @@ def report(kind: str, photos: list[bytes], judges: list[Judge], config: Decode) 
     speed, cut = speeds(photos, config.rounds), truncated(photos)
     print(f"{'':28} {'images/s':>8} {'truncated noticed':>18}")
     for name, method in METHODS.items():
-        noticed = sum(decoded(method, data, View(SIDE, "crop")) is None for data in cut)
+        noticed = sum(decoded(method, data, View(SIDE, SIDE, "crop", "bicubic")) is None for data in cut)
         print(f"{name:28} {speed[name]:8.0f} {f'{noticed} of {len(cut)}':>18}")
     for judge in judges:
         found, apart = nearness(judge, photos)
