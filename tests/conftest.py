@@ -66,11 +66,11 @@ def trained(ray_cluster: None, catalogue: Path, tmp_path_factory: pytest.TempPat
     output = tmp_path_factory.mktemp("trained") / "model"
     finetune.run(
         Finetune(
-            train_csv=catalogue / "train.csv",
-            val_csv=catalogue / "val.csv",
-            calibration_csv=catalogue / "calibration.csv",
+            train_csv=str(catalogue / "train.csv"),
+            val_csv=str(catalogue / "val.csv"),
+            calibration_csv=str(catalogue / "calibration.csv"),
             model_name="scratch:tiny-clip",
-            epochs=8,
+            epochs=12,
             batch_size=32,
             learning_rate=1e-3,
             num_workers=2,

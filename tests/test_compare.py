@@ -87,7 +87,7 @@ def flags(
     return Compare(
         output_dir=tmp_path_factory.mktemp("out") / "comparison",
         model=(str(blank), str(tuned)),
-        csv=pairs_csv,
+        csv=str(pairs_csv),
         device="cpu",
         rows_per_task=100,
     )
@@ -210,7 +210,7 @@ def test_a_best_that_is_one_of_the_two_stays_calibrated(flags: Compare, tmp_path
 def test_flags_that_cannot_be_are_refused_before_any_work(
     changes: dict[str, Any], code: str, said: str
 ) -> None:
-    config = dataclasses.replace(Compare(Path("out"), model=("a", "b"), csv=Path("no.csv")), **changes)
+    config = dataclasses.replace(Compare(Path("out"), model=("a", "b"), csv="no.csv"), **changes)
     with pytest.raises(InputError) as refused:
         compare.run(config)
     assert refused.value.code == code

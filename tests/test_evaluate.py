@@ -165,7 +165,7 @@ def test_rows_that_cannot_be_used_are_counted_and_named(
     lines += ["broken.png,a mug,1", "absent.png,a mug,0", "0.png,,1"]
     (tmp_path / "pairs.csv").write_text("\n".join(["image_path,text,label", *lines]) + "\n")
     found = evaluate.run(
-        Evaluate(tmp_path / "out", str(model), csv=tmp_path / "pairs.csv", device="cpu", rows_per_task=3)
+        Evaluate(tmp_path / "out", str(model), csv=str(tmp_path / "pairs.csv"), device="cpu", rows_per_task=3)
     )
     assert (found["n"], found["n_rejected"]) == (12, 3)
     said = capsys.readouterr().out
@@ -276,10 +276,10 @@ def test_what_cannot_be_evaluated_leaves_nothing(
     before = (out / "metrics.json").read_bytes()
     for config, code in (
         (Evaluate(target, str(model)), "bad_arguments"),
-        (Evaluate(target, str(model), data=pairs, csv=tmp_path / "one.csv"), "bad_arguments"),
+        (Evaluate(target, str(model), data=pairs, csv=str(tmp_path / "one.csv")), "bad_arguments"),
         (Evaluate(target, str(model), data=pairs, rows_per_task=0), "bad_arguments"),
         (Evaluate(target, str(model), data=matches, device="cpu"), "one_label"),
-        (Evaluate(target, str(model), csv=tmp_path / "one.csv", device="cpu"), "one_label"),
+        (Evaluate(target, str(model), csv=str(tmp_path / "one.csv"), device="cpu"), "one_label"),
         (Evaluate(target, str(model), data=tmp_path, device="cpu"), "not_a_dataset"),
         (Evaluate(target, "./nowhere", data=pairs), "model_not_found"),
         (Evaluate(target, str(model), data=pairs, classes=tmp_path / "absent.txt"), "missing_source"),

@@ -37,7 +37,7 @@ def test_help_explains_every_flag(job: str) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: python -m {job}")
     assert done.stdout.count(f"python -m {job}") > 1
-    assert "--output-dir" in done.stdout
+    assert "--output" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ port, agent, output = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 cluster = Cluster(initialize_head=True, head_node_args={
     "num_cpus": 1, "include_dashboard": True, "dashboard_port": int(port),
     "dashboard_agent_listen_port": agent, "object_store_memory": 100_000_000})
-node = cluster.add_node(num_cpus=0.5, dashboard_agent_listen_port=agent + 1, object_store_memory=100_000_000)
+node = cluster.add_node(num_cpus=1, dashboard_agent_listen_port=agent + 1, object_store_memory=100_000_000)
 ray.init(cluster.address, log_to_driver=False, logging_level="error")
 job = subprocess.Popen(
     [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{port}", "--",
@@ -168,7 +168,7 @@ removed_at = max((int(path.name[5:]) for path in states.glob("step_*")), default
 cluster.remove_node(node, allow_graceful=False)
 said = job.communicate(timeout=240)[0]
 print(said)
-runs = json.load(urlopen(f"http://127.0.0.1:{port}/api/train/v2/runs"))["train_runs"]
+runs = json.load(urlopen(f"http://127.0.0.1:{port}/api/train/v2/runs/v1"))["train_runs"]
 seen = [{"name": run["name"], "status": run["status"]} for run in runs]
 print(json.dumps({"removed_at": removed_at, "rc": job.returncode, "dashboard": seen}), flush=True)
 ray.shutdown()
@@ -181,7 +181,7 @@ def test_a_submitted_job_goes_on_with_fewer_workers_when_a_node_is_lost(
 ) -> None:
     """`ray job submit` on two nodes, a worker on each; one node is taken away and --min-workers is 1."""
     output = tmp_path / "model"
-    command = flags(data, output, "--min-workers", "1", "--cpus-per-worker", "0.5")
+    command = flags(data, output, "--min-workers", "1", "--cpus-per-worker", "1")
     done = subprocess.run(
         [sys.executable, "-c", CLUSTER, str(free_port()), str(free_port()), str(output), *command],
         cwd=REPO_ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=420,
