@@ -4,8 +4,9 @@
 
 A vision tower of ViT-B/32's size (random weights: only speed is measured) with a new small text tower is trained on
 drawn pictures by the trainer's own loop, on one thread, without random views: once as the trainer does it, from outputs
-computed beforehand (that time counts), and once with the tower run in every step, which a change of colours by 0.0001 %
-enforces. Both see the same batches, and their losses are printed to show it.
+computed beforehand (that time counts), and once with the tower run in every step, which views that change the colours
+by 0.0001 % enforce (they also decode a little larger, and resample). Both see the same batches, and their losses are
+printed to show it.
 """
 
 import os
@@ -101,7 +102,7 @@ def _train(config: Frozen, folder: Path, data: PairData, held_out: PairData, vie
         precision="auto",
         augmentation=views,
         freeze="vision",
-        new_heads=True,
+        new_text_head=True,
         lora=Lora(),
         gradient_checkpointing=False,
         shard=False,

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,13 +49,15 @@ def resumable(
     plan: Mapping[str, object],
     overwrite: bool = False,
     resume: bool = False,
+    precious: Callable[[Path], bool] = lambda work: False,
 ) -> Iterator[Path]:
     """As `publish`, for long work: what a killed run has written is kept beside `final` and taken up with `resume`.
 
     `plan` (JSON values) says what makes two runs the same work; it stands beside the directory. That is yielded empty,
     or, with `resume`, as an earlier run of the same plan left it; without, such work is lost only by `overwrite`.
     Ctrl-C, kill -9 and an output that another run made meanwhile keep it; work that can never succeed (InputError
-    in the block) is removed. Two runs at once on one `final` are refused.
+    in the block) is removed, unless it is `precious` all the same (by default never). Two runs at once on one
+    `final` are refused.
 
     Raises InputError (output_exists, not_an_artefact, already_running, other_plan,
     unfinished_run).
@@ -82,7 +84,10 @@ def resumable(
             write_file(begun, json.dumps(plan, indent=1))
         try:
             yield aside
-        except InputError:
+        except InputError as error:
+            if precious(aside):
+                kept = f"{error.suggestion} What the run has made is kept in {aside}."
+                raise InputError(error.code, error.message, kept) from error
             shutil.rmtree(aside, ignore_errors=True)
             begun.unlink(missing_ok=True)
             raise

@@ -7,6 +7,7 @@ A job is `Config` (a frozen dataclass whose field docstrings are its `--help`) a
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -21,6 +22,26 @@ def positive(name: str, value: float) -> None:
     if not value > 0:
         flag = f"--{name.replace('_', '-')}"
         raise InputError("bad_arguments", f"{flag} is {value}; it must be above 0.", f"Give another {flag}.")
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """Raise InputError (bad_arguments) unless `low` <= `value` <= `high` for flag `name`."""
+    if not low <= value <= high:
+        flag = f"--{name.replace('_', '-')}"
+        limits = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
+        raise InputError("bad_arguments", f"{flag} is {value}; it must be {limits}.", f"Give another {flag}.")
+
+
+def outside(output: str | Path, *inputs: str | Path | None) -> None:
+    """Raise InputError (input_inside_output) if one of `inputs` is in the directory `output`, which is replaced."""
+    folder = Path(output).resolve()
+    for path in inputs:
+        if path is not None and folder in Path(path).resolve().parents:
+            raise InputError(
+                "input_inside_output",
+                f"The input {path} is inside the output directory {output}, which is replaced.",
+                "Choose another output directory.",
+            )
 
 
 def main(config_class: type[C], run: Callable[[C], Any], description: str | None) -> None:
@@ -45,8 +66,9 @@ def main(config_class: type[C], run: Callable[[C], Any], description: str | None
     except OSError as error:  # no permission, no such place, a full disk
         if os.environ.get("CLIP_DEBUG"):
             raise
+        cause = getattr(error, "cause", error)  # of a Ray task's error, which says its stack trace
         print(
-            f"error (input_output): {error}\n  Check that the place exists, is writable and has room.",
+            f"error (input_output): {cause}\n  Check that the place exists, is writable and has room.",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -189,7 +189,7 @@ def read_pairs(folder: str | Path, columns: Sequence[str] | None = None) -> pa.T
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:
-    """The counts of a finished dataset. Raises InputError (not_a_dataset)."""
+    """The counts of a finished dataset. Raises InputError (not_a_dataset, old_dataset)."""
     path = Path(folder) / MARKER
     if not path.is_file():
         raise InputError(
@@ -198,6 +198,12 @@ def read_report(folder: str | Path) -> dict[str, Any]:
             "Make one with: python -m data_jobs.ingest --csv FILE --output-dir DIR",
         )
     report: dict[str, Any] = json.loads(path.read_text())
+    if report.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            "old_dataset",
+            f"{folder} has format version {report.get('format_version')}; this is {FORMAT_VERSION}.",
+            "Ingest its source again.",
+        )
     return report
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_jobs.errors import InputError
+
 QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset it warns on machines without GPU
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train tab
@@ -42,7 +44,32 @@ def connected() -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # jobs print their own
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # an InputError of a task is one here as well
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def placed(device: str) -> tuple[str, int]:
+    """The device and the number of GPUs that a task shall have for `device`: auto, cpu, cuda, cuda:1 or mps.
+
+    auto takes a GPU each where the connected cluster has any. Raises InputError (no_such_device) for cuda on a machine
+    of our own without GPU; a cluster that was joined may still start a node with one.
+    """
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if device == "auto":
+        return ("cuda", 1) if gpus else ("auto", 0)
+    if not device.startswith("cuda"):
+        return device, 0
+    if not gpus:
+        if "RAY_ADDRESS" not in os.environ:
+            raise InputError(
+                "no_such_device",
+                f"The device is {device!r}, and this machine has no GPU.",
+                "Use --device cpu.",
+            )
+        print("No node with a GPU is there yet: waiting until the cluster has one.", flush=True)
+    return "cuda", 1

@@ -139,7 +139,7 @@ def _recipe(config: Demo, datasets: dict[str, Path], output: Path) -> Finetune:
         "val_data": datasets["val"],
         "calibration_data": datasets["calibration"],
         "num_workers": 2,
-        "cpus_per_worker": 1.0,
+        "cpus_per_worker": 1.0 if (os.cpu_count() or 1) > 1 else 0.5,
         "batch_size": 64,
         "learning_rate": 1e-3,
         "output_dir": output,

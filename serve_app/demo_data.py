@@ -36,7 +36,7 @@ def from_photos(folder: Path, out: Path) -> DemoData:
 
     Held-out matches choose the epoch, and are given mismatches for it. Half of val_pairs.csv calibrates, the other half
     is the test; `out`/val_pairs.csv holds both. A mismatch is "same category" if the photo and the photos of the text
-    are below the same top folder, else "other category". Raises InputError (missing_source).
+    are below the same top folder, else "other category". Raises InputError (missing_source, too_few_photos).
     """
     for name in (MATCHES, PAIRS):
         if not (folder / name).is_file():
@@ -49,6 +49,8 @@ def from_photos(folder: Path, out: Path) -> DemoData:
     matches = _records(folder / MATCHES)
     by_split: dict[str, list[Record]] = {name: [] for name in SHARES}
     for record in matches:
+        if record.label == 0:
+            continue
         by_split[split_of(_within(record), SHARES)].append(record)
     pairs = _records(folder / PAIRS)
     category_of = _Categories([*matches, *(record for record in pairs if record.label == 1)])
@@ -58,6 +60,12 @@ def from_photos(folder: Path, out: Path) -> DemoData:
     data = DemoData(train, val, calibration, test, classes)
     _write(data.train, [(r, r.text, 1, "") for r in by_split["train"]])
     held_out = by_split["val"]
+    if len({record.text_group for record in held_out}) < 2:
+        raise InputError(
+            "too_few_photos",
+            f"Of the {len(matches)} rows of {MATCHES} {len(held_out)} were held out, which do not show two things.",
+            "Give at least some hundred photos of different things.",
+        )
     wrong = mismatched(
         [record.text_group for record in held_out],
         categories=[category_of.photo(record) for record in held_out],

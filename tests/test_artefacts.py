@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -233,9 +233,11 @@ def _work(
     error: BaseException | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    precious: Callable[[Path], bool] = lambda work: False,
 ) -> list[str]:
     """Write `name` into the work of `final`, and what `error` says; what an earlier run had left there."""
-    with resumable(final, marker=MARKER, plan=plan, overwrite=overwrite, resume=resume) as folder:
+    work = resumable(final, marker=MARKER, plan=plan, overwrite=overwrite, resume=resume, precious=precious)
+    with work as folder:
         before = _names(folder)
         (folder / "parts").mkdir(exist_ok=True)
         (folder / "parts" / name).write_text(name)
@@ -286,6 +288,17 @@ def test_without_resume_work_is_thrown_away_only_when_told(tmp_path: Path) -> No
     assert _work(tmp_path / "out", "2", plan={"other": "plan"}, overwrite=True) == []
     assert _names(tmp_path / "out") == ["2", MARKER]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_precious_work_is_kept_and_named(tmp_path: Path) -> None:
+    final = tmp_path / "out"
+    diverged = InputError("diverged", "The loss is nan.", "Use a lower rate.")
+    with pytest.raises(
+        InputError, match=r"lower rate\. What the run has made is kept in .*unfinished"
+    ) as raised:
+        _work(final, "1", error=diverged, precious=lambda work: (work / "parts" / "1").is_file())
+    assert raised.value.code == "diverged" and not final.exists()
+    assert _work(final, "2", resume=True) == ["1"]
 
 
 def test_work_that_can_never_succeed_is_removed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_jobs.errors import InputError
 from train_jobs import batches, workers
 from train_jobs.augment import Augmentation
-from train_jobs.batches import Batch, Batches, matches
+from train_jobs.batches import Batch, Batches, learnable
 from train_jobs.frozen import FrozenFeatures
 from train_jobs.losses import NO_GROUP
 from train_jobs.pairdata import PairData
@@ -307,10 +307,14 @@ def test_too_few_pairs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal.value.code == "too_few_pairs"
 
 
-def test_matches() -> None:
+def test_what_there_is_to_learn_from() -> None:
     rows = tiny.pairs(6, mismatches=(0, 4))
-    assert matches(rows).texts == [rows.texts[row] for row in (1, 2, 3, 5)]
-    assert matches(ROWS) is ROWS
+    assert learnable(rows, "contrastive").texts == [rows.texts[row] for row in (1, 2, 3, 5)]
+    assert learnable(ROWS, "sigmoid") is ROWS and learnable(rows, "pairs") is rows
     with pytest.raises(InputError, match="None of the 2 training pairs") as refusal:
-        matches(rows.take([0, 4]))
+        learnable(rows.take([0, 4]), "contrastive")
     assert refusal.value.code == "no_matches"
+    for one, kind in ((rows.take([0, 4]), "mismatches"), (ROWS, "matches")):
+        with pytest.raises(InputError, match=f"are {kind}; --loss pairs learns from both") as refusal:
+            learnable(one, "pairs")
+        assert refusal.value.code == "one_label"

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from train_jobs import compare, metrics, scratch
 from train_jobs.compare import Compare
 from train_jobs.encoder import Encoder
 from train_jobs.pairdata import PairData, embed_pictures, score_pairs
+from train_jobs.scoring import probability
 from train_jobs.spec import Calibration, Estimate, ModelSpec, Threshold
 
 CALIBRATION = Calibration(
@@ -41,10 +43,16 @@ def pairs_csv(catalogue: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def data(pairs_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> PairData:
+def stored(pairs_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pairs as a dataset directory."""
     folder = tmp_path_factory.mktemp("data") / "pairs"
     dataset.from_csv(pairs_csv, folder)
-    return PairData.open(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(stored: Path) -> PairData:
+    return PairData.open(stored)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +150,7 @@ def test_each_model_has_the_numbers_that_the_library_gives(
 
 
 def test_worse_fails_where_that_is_asked_for(
-    flags: Compare, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: Compare, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Three models: against the first one is worse, one is the same."""
     worse = dataclasses.replace(
@@ -150,7 +158,7 @@ def test_worse_fails_where_that_is_asked_for(
         output_dir=tmp_path / "worse",
         model=(flags.model[1], flags.model[0], flags.model[1]),
         csv=None,
-        data=flags.output_dir / "data",
+        data=stored,
         fail_if_worse=True,
     )
     assert compare.run(worse) == 1
@@ -163,7 +171,11 @@ def test_worse_fails_where_that_is_asked_for(
 
 
 def test_wise_ft_sweeps_and_saves_the_best(
-    flags: Compare, written: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: Compare,
+    written: dict[str, Any],
+    data: PairData,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     sweep = dataclasses.replace(
         flags, output_dir=tmp_path / "sweep", wise_ft=(0.75, 0, 0.9), save_best=tmp_path / "mixed"
@@ -177,12 +189,16 @@ def test_wise_ft_sweeps_and_saves_the_best(
     spec = ModelSpec.read(tmp_path / "mixed")
     assert spec is not None and spec.calibration is None and spec.threshold is None
     assert f"* {flags.model[0]} + " in spec.base_model and flags.model[1] in spec.base_model
-    data = PairData.open(flags.output_dir / "data")
     again = metrics.auroc(score_pairs(Encoder.load(tmp_path / "mixed", "cpu"), data), data.labels)
     assert again == pytest.approx(areas[found["best_alpha"]], abs=1e-3)
     printed = capsys.readouterr().out
     assert "chosen on these very pairs" in printed
     assert "no calibration or threshold carries over" in printed
+    assert "train_jobs.calibrate gives it its own" in printed
+    assert f"left out for all models: {{'missing_image': 1}}; see {tmp_path}/sweep/rejects.csv" in printed
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {"compare.json", "rejects.csv"}
+    with (tmp_path / "sweep" / "rejects.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["code"] for row in csv.DictReader(file)] == ["missing_image"]
 
 
 def test_a_best_that_is_one_of_the_two_stays_calibrated(flags: Compare, tmp_path: Path) -> None:
@@ -192,6 +208,40 @@ def test_a_best_that_is_one_of_the_two_stays_calibrated(flags: Compare, tmp_path
         )
     )
     assert ModelSpec.read(tmp_path / "mixed") == ModelSpec.read(flags.model[1])
+
+
+def test_models_stated_for_other_shares_of_matches_are_told_apart(
+    flags: Compare, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = Encoder.load(flags.model[1], "cpu")
+    stated = dataclasses.replace(CALIBRATION, prevalence=0.9, intercept=CALIBRATION.intercept + math.log(9))
+    encoder.spec = encoder.spec.replace(calibration=stated)
+    encoder.save(tmp_path / "restated")
+    models = (flags.model[1], str(tmp_path / "restated"))
+    compare.run(dataclasses.replace(flags, output_dir=tmp_path / "out", model=models, csv=None, data=stored))
+    assert "do not compare ECE and Brier score" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "compare.json").read_text())["models"]
+    assert [model["prevalence"] for model in found] == [0.5, 0.9]
+    data = PairData.open(stored)
+    probabilities = probability(score_pairs(encoder, data), stated)
+    weights = np.where(data.labels == 1, 0.9 / 0.25, 0.1 / 0.75)  # a quarter of the pairs match
+    brier = np.average((probabilities - data.labels) ** 2, weights=weights)
+    assert found[1]["metrics"]["brier"]["value"] == pytest.approx(brier, abs=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_not_waited_for(flags: Compare, stored: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refused:
+        compare.run(
+            dataclasses.replace(flags, output_dir=tmp_path / "out", csv=None, data=stored, device="cuda")
+        )
+    assert refused.value.code == "no_such_device"
+
+
+def test_a_model_is_loaded_once_for_all_chunks(blank: Path) -> None:
+    subject = compare._Subject(str(blank))
+    assert subject.load("one run", "cpu") is subject.load("one run", "cpu")
+    assert subject.load("another run", "cpu") is not subject.load("one run", "cpu")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +255,14 @@ def test_a_best_that_is_one_of_the_two_stays_calibrated(flags: Compare, tmp_path
         ({"wise_ft": (0.5,), "save_best": Path("out/best")}, "bad_arguments", "is inside --output-dir"),
         ({"rows_per_task": 0}, "bad_arguments", "--rows-per-task"),
         ({"model": ("./none", "./none")}, "model_not_found", "./none"),
+        ({"csv": "out/pairs.csv"}, "input_inside_output", "out/pairs.csv"),
+        ({"csv": None, "data": Path("out/data")}, "input_inside_output", "out/data"),
+        ({"model": ("a", "out/b")}, "input_inside_output", "out/b"),
+        (
+            {"wise_ft": (0.5,), "save_best": Path("best"), "model": ("a", "best/b")},
+            "input_inside_output",
+            "best/b",
+        ),
     ],
 )
 def test_flags_that_cannot_be_are_refused_before_any_work(

@@ -1,5 +1,6 @@
 """Comparisons on literal arrays: verdicts, paired intervals that hold, and metrics of both."""
 
+import dataclasses
 import math
 from statistics import NormalDist
 
@@ -110,6 +111,34 @@ def test_what_cannot_be_compared_is_refused(
         compare(WEAK, after, labels, PICTURES)
     assert refused.value.code == code
     assert said in refused.value.message
+
+
+def test_probabilities_are_judged_at_the_share_of_matches_they_are_stated_for() -> None:
+    """Two maps of the same cosines, one stated for half and one for 90 % matches: each is right where it is."""
+    rng = np.random.default_rng(3)
+    scores = rng.uniform(-4, 4, 4000)
+    labels = (rng.random(4000) < 1 / (1 + np.exp(-scores))).astype(np.int64)
+    here, there = (1 / (1 + np.exp(-scores - move)) for move in (0, math.log(9)))
+    found = measured(
+        [Scored(scores, probabilities=here), Scored(scores, probabilities=there, prevalence=0.9)],
+        labels,
+        np.arange(4000),
+    )
+    first, second = found.models
+    assert first["ece"].value == pytest.approx(metrics.expected_calibration_error(here, labels))
+    assert first["ece"].value < 0.03 and second["ece"].value < 0.03
+    assert metrics.expected_calibration_error(there, labels) > 0.2
+    share = labels.mean()
+    weights = np.where(labels == 1, 0.9 / share, 0.1 / (1 - share))
+    assert second["brier"].value == pytest.approx(np.average((there - labels) ** 2, weights=weights))
+
+
+def test_a_resample_without_one_label_has_no_calibration_error() -> None:
+    labels, scores = np.array([1, 1, 1, 0]), np.array([0.9, 0.8, 0.4, 0.3])
+    (found,) = measured([Scored(scores, probabilities=scores, prevalence=0.9)], labels, np.arange(4)).models
+    assert not any(
+        math.isnan(value) for name in ("ece", "brier") for value in dataclasses.astuple(found[name])
+    )
 
 
 def test_all_metrics_of_both_and_their_differences() -> None:

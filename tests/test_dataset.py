@@ -283,3 +283,13 @@ def test_another_directory_is_no_dataset(tmp_path: Path) -> None:
             read(tmp_path)
         assert refusal.value.code == "not_a_dataset"
         assert "data_jobs.ingest" in refusal.value.suggestion
+
+
+def test_a_dataset_of_another_format_is_refused(tmp_path: Path, records: list[Record]) -> None:
+    _write(tmp_path, [*records])
+    finish(tmp_path, image_size=32, inputs=[])
+    report = read_report(tmp_path)
+    (tmp_path / "report.json").write_text(json.dumps({**report, "format_version": 1}))
+    with pytest.raises(InputError, match="has format version 1") as refusal:
+        read_report(tmp_path)
+    assert refusal.value.code == "old_dataset"

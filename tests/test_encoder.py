@@ -416,10 +416,14 @@ def test_the_scale_and_the_bias_are_saved_as_they_were_trained(clip_folder: Path
     assert Encoder.load(tmp_path / "trained", device="cpu").towers.logit_bias.item() == -2.5
 
 
-def test_the_scale_is_bounded_as_clips_is(clip: Encoder, tmp_path: Path) -> None:
+def test_the_scale_can_be_bounded_as_clips_is_and_still_learns(clip: Encoder, tmp_path: Path) -> None:
     loaded = Encoder.load(_plain_checkpoint(tmp_path, clip), device="cpu")
     loaded.towers.model.logit_scale.data.fill_(10.0)
-    assert loaded.towers.scale().item() == 100
+    loaded.towers.bound_scale()
+    scale = loaded.towers.scale()
+    assert scale.item() == pytest.approx(100)
+    scale.backward()
+    assert loaded.towers.model.logit_scale.grad.item() == pytest.approx(100)
 
 
 def test_devices_that_are_not_there_are_refused() -> None:

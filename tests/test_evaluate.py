@@ -1,6 +1,7 @@
 """The job evaluate: exact however the work is cut, and honest about what it left out."""
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import save_photos
 from handmade import dataset, pair
 from PIL import Image
@@ -63,7 +65,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         )
     folder = dataset(tmp_path_factory.mktemp("data") / "pairs", rows, parts=4)
-    (folder / datasets.MARKER).write_text(json.dumps({"fingerprint": "f", "pairs": {"rejected": 5}}))
+    (folder / datasets.MARKER).write_text(
+        json.dumps({"format_version": datasets.FORMAT_VERSION, "fingerprint": "f", "pairs": {"rejected": 5}})
+    )
     return folder
 
 
@@ -117,6 +121,8 @@ def test_the_numbers_are_written_as_json(out: Path) -> None:
     }
     assert found["by_category"]["mug"]["n"] == found["by_category"]["hat"]["n"] == 18
     assert found["by_category"]["only matches"]["auroc"] is None
+    low, high = found["by_category"]["mug"]["intervals"]["accuracy"]
+    assert low <= found["by_category"]["mug"]["accuracy"] <= high
     assert found["zero_shot"]["n_classes"] == found["retrieval"]["n_texts"] == 13
     assert found["zero_shot"]["top1"] == found["retrieval"]["image_to_text_recall@1"]
     assert found["zero_shot"]["chance_top1"] == pytest.approx(1 / 13)
@@ -235,7 +241,7 @@ def test_a_calibration_that_no_longer_holds_is_warned_of(
     assert found["ece"] == pytest.approx(0.0, abs=0.01)
     assert ("WARNING: The cosines of the 13 matches are spread otherwise" in said) is not holds
     assert bool(found["warnings"]) is not holds
-    assert ("The stored calibration no longer holds" in page) is not holds
+    assert ("are spread otherwise than" in page) is not holds
     with (tmp_path / "out" / "scores.csv").open(encoding="utf-8", newline="") as stream:
         said_of = [float(row["match_probability"]) for row in csv.DictReader(stream)]
     assert said_of == pytest.approx([1 / 3] * 39, abs=1e-3)
@@ -269,7 +275,9 @@ def test_what_cannot_be_evaluated_leaves_nothing(
     ray_cluster: None, model: Path, pairs: Path, out: Path, tmp_path: Path
 ) -> None:
     matches = dataset(tmp_path / "matches", [pair(f"p{n}") for n in range(3)])
-    (matches / datasets.MARKER).write_text(json.dumps({"fingerprint": "f", "pairs": {"rejected": 0}}))
+    (matches / datasets.MARKER).write_text(
+        json.dumps({"format_version": datasets.FORMAT_VERSION, "fingerprint": "f", "pairs": {"rejected": 0}})
+    )
     save_photos(PRODUCTS[:1], tmp_path)
     (tmp_path / "one.csv").write_text("image_path,text,label\n0.png,a mug,1\n")
     target = tmp_path / "out"
@@ -282,7 +290,9 @@ def test_what_cannot_be_evaluated_leaves_nothing(
         (Evaluate(target, str(model), csv=str(tmp_path / "one.csv"), device="cpu"), "one_label"),
         (Evaluate(target, str(model), data=tmp_path, device="cpu"), "not_a_dataset"),
         (Evaluate(target, "./nowhere", data=pairs), "model_not_found"),
-        (Evaluate(target, str(model), data=pairs, classes=tmp_path / "absent.txt"), "missing_source"),
+        (Evaluate(target, str(model), data=pairs, threshold=80), "bad_arguments"),
+        (Evaluate(target, str(model), data=pairs, threshold=float("nan")), "bad_arguments"),
+        (Evaluate(target, str(model), data=tmp_path, classes=tmp_path / "absent.txt"), "missing_source"),
         (Evaluate(out, str(model), data=pairs), "output_exists"),
     ):
         with pytest.raises(InputError) as refusal:
@@ -291,6 +301,66 @@ def test_what_cannot_be_evaluated_leaves_nothing(
         assert not target.exists()
     assert (out / "metrics.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_inputs_inside_the_output_are_not_replaced_by_it(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.json").write_text("{}")
+    inputs: tuple[dict[str, Any], ...] = (
+        {"csv": str(out / "pairs.csv")},
+        {"csv": "pairs.csv", "image_base_path": str(out / "photos")},
+        {"data": out / "data"},
+        {"csv": "pairs.csv", "classes": out / "classes.txt"},
+        {"csv": "pairs.csv", "model": str(out / "model")},
+    )
+    for values in inputs:
+        with pytest.raises(InputError) as refusal:
+            evaluate.run(Evaluate(out, overwrite=True, **({"model": str(model)} | values)))
+        assert refusal.value.code == "input_inside_output"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_not_waited_for(
+    ray_cluster: None, model: Path, pairs: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        evaluate.run(Evaluate(tmp_path / "out", str(model), data=pairs, device="cuda"))
+    assert refusal.value.code == "no_such_device"
+
+
+def test_broken_weights_are_named(ray_cluster: None, model: Path, pairs: Path, tmp_path: Path) -> None:
+    encoder = Encoder.load(model, "cpu")
+    with torch.no_grad():
+        encoder.towers.model.visual_projection.weight[0, 0] = float("nan")
+    encoder.save(tmp_path / "broken")
+    with pytest.raises(InputError) as refusal:
+        evaluate.run(Evaluate(tmp_path / "out", str(tmp_path / "broken"), data=pairs, device="cpu"))
+    assert refusal.value.code == "not_finite"
+    assert "13 of 13 embeddings" in refusal.value.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_that_the_model_knows_are_warned_of(
+    ray_cluster: None, model: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = Encoder.load(model, "cpu")
+    encoder.spec = encoder.spec.replace(data_fingerprint="f")
+    encoder.save(tmp_path / "model")
+    config = Evaluate(tmp_path / "out", str(tmp_path / "model"), data=pairs, device="cpu")
+    (warning,) = evaluate.run(config)["warnings"]
+    assert "the pairs that the model was trained on" in warning
+    assert f"WARNING: {warning}" in capsys.readouterr().out
+    assert warning in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_pairs_of_the_calibration_are_known_too(model: Path, tmp_path: Path) -> None:
+    spec = Encoder.load(_calibrated(model, tmp_path / "model", {0: [0.1], 1: [0.2]}, 0.0), "cpu").spec
+    assert spec.calibration is not None
+    same = spec.replace(calibration=dataclasses.replace(spec.calibration, data_fingerprint="f"))
+    (warning,) = evaluate._seen_before("f", same)
+    assert "the pairs that the model was calibrated on" in warning
+    assert evaluate._seen_before("g", same) == []
 
 
 def test_only_wanted_pictures_are_read_and_in_order(pairs: Path) -> None:

@@ -1,5 +1,6 @@
 """Evaluation: every number against a literal, an independent oracle, or the definition written out in full."""
 
+import dataclasses
 import math
 import time
 import tracemalloc
@@ -9,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from data_jobs import text
-from train_jobs import evaluation, metrics
+from train_jobs import evaluation, metrics, scoring
 from train_jobs.evaluation import measure, places, retrieval, retrieval_with_intervals, zero_shot
-from train_jobs.spec import Calibration, ModelSpec
+from train_jobs.spec import Calibration, Estimate, ModelSpec, Threshold
 
 SPEC = ModelSpec(
     base_model="by hand",
@@ -91,6 +92,69 @@ def test_probabilities_are_judged_where_there_is_a_calibration() -> None:
     assert math.isnan(bins[0]["matches"])
 
 
+def _stated_for(share: float) -> ModelSpec:
+    """CALIBRATED, as --prevalence would restate it: its log-odds moved, and a promise made there."""
+    assert CALIBRATED.calibration is not None
+    move = math.log(share / (1 - share))
+    calibration = dataclasses.replace(
+        CALIBRATED.calibration, prevalence=share, intercept=CALIBRATED.calibration.intercept + move
+    )
+    promise = Threshold(0.5, 0.4, 0.6, "youden", share, Estimate(0.9, 0.8, 1), Estimate(0.9, 0.8, 1))
+    return CALIBRATED.replace(calibration=calibration, threshold=promise)
+
+
+def test_probabilities_are_judged_at_the_share_of_matches_they_are_stated_for() -> None:
+    """Pairs half and half whose labels the calibration foretells; restated for 90 % it is as right as before."""
+    rng = np.random.default_rng(10)
+    scores = rng.uniform(0, 1, 20_000)
+    labels = (rng.random(20_000) < 1 / (1 + np.exp(4 - 8 * scores))).astype(np.int64)
+    spec = _stated_for(0.9)
+    assert spec.calibration is not None
+    found = measure(scores, labels, 0.5, spec, draws=20)
+    assert (
+        found["ece"]
+        < 0.02
+        < 0.2
+        < metrics.expected_calibration_error(scoring.probability(scores, spec.calibration), labels)
+    )
+    # The oracle: pairs drawn so that 90 % of them do match.
+    drawn = np.concatenate(
+        [rng.choice(np.flatnonzero(labels == label), count) for label, count in ((1, 180_000), (0, 20_000))]
+    )
+    there = measure(scores[drawn], labels[drawn], 0.5, _stated_for(0.9), draws=1)
+    assert found["brier"] == pytest.approx(there["brier"], abs=0.005)
+    assert found["precision_as_promised"] == pytest.approx(there["precision"], abs=0.005)
+    assert found["precision"] < found["precision_as_promised"] - 0.05
+    for one, other in zip(found["reliability"], there["reliability"], strict=True):
+        if one["n"] > 200:
+            assert one["matches"] == pytest.approx(other["matches"], abs=0.06)
+            low, high = one["interval"]
+            assert low < one["matches"] < high
+    assert sum(one["n"] for one in found["reliability"]) == 20_000  # pairs, whatever they weigh
+    for name in ("ece", "brier", "precision_as_promised"):
+        low, high = found["intervals"][name]
+        assert low <= found[name] <= high
+
+
+def test_resamples_without_one_label_do_not_spoil_what_is_weighted() -> None:
+    found = measure(SCORES[:3], LABELS[:3], 0.65, _stated_for(0.7), draws=40)  # a third have no mismatch
+    for name in ("ece", "brier", "precision_as_promised"):
+        assert not any(math.isnan(value) for value in [found[name], *found["intervals"][name]])
+
+
+def test_intervals_of_bins_are_wilsons() -> None:
+    # 8 of 10: scipy.stats.binomtest(8, 10).proportion_ci(method="wilson") is 0.4902 to 0.9433
+    assert evaluation._wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert evaluation._wilson(1.0, 5)[1] == 1.0
+
+
+def test_json_has_null_for_nan() -> None:
+    assert evaluation.without_nan({"a": [float("nan"), 1.5], "b": {"c": np.float64("nan"), "d": "nan"}}) == {
+        "a": [None, 1.5],
+        "b": {"c": None, "d": "nan"},
+    }
+
+
 def test_kinds_and_categories_come_apart() -> None:
     kinds = ["", "near", "", "", "far", "near"]
     categories = ["mug", "mug", "mug", "", "hat", "hat"]
@@ -101,13 +165,46 @@ def test_kinds_and_categories_come_apart() -> None:
     assert found["by_mismatch_kind"]["far"]["auroc"] == 1.0
     assert set(near["intervals"]) == {"auroc", "accuracy", "caught"}
     assert list(found["by_category"]) == ["hat", "mug"]
-    assert found["by_category"]["mug"] == {
-        "n": 3,
-        "n_match": 2,
-        "auroc": 0.5,
-        "accuracy": pytest.approx(2 / 3),
-    }
+    mug = found["by_category"]["mug"]
+    assert (mug["n"], mug["n_match"], mug["auroc"]) == (3, 2, 0.5)
+    assert mug["accuracy"] == pytest.approx(2 / 3)
+    assert set(mug["intervals"]) == {"auroc", "accuracy"}
     assert math.isnan(found["by_category"]["hat"]["auroc"])
+
+
+def test_categories_have_the_intervals_of_their_own_rows() -> None:
+    """All at once equals one by one, with ties within a category and between two, and a resample without any of it."""
+    scores, labels = _drawn(7, 90)
+    scores = np.round(scores, 1)
+    order = np.argsort(scores, kind="stable")
+    scores, labels = scores[order], labels[order]
+    rng = np.random.default_rng(8)
+    categories = np.array(["", "mug", "hat", "sofa"])[rng.integers(0, 4, 90)]
+    categories[:3], labels[:3] = "rare", [0, 1, 0]
+    clusters = rng.integers(0, 30, 90)
+    found = measure(scores, labels, 0.45, SPEC, categories=categories, clusters=clusters, draws=50)[
+        "by_category"
+    ]
+    assert list(found) == ["hat", "mug", "rare", "sofa"]
+    drawn = list(evaluation.resamples(clusters.astype(object), 50))
+    for name, metric in {
+        "auroc": metrics.auroc,
+        "accuracy": lambda s, y: metrics.at_threshold(s, y, 0.45)["accuracy"],
+    }.items():
+        for category, part in found.items():
+            own = categories == category
+            assert part[name] == pytest.approx(metric(scores[own], labels[own]))
+            values = [metric(scores[rows][own[rows]], labels[rows][own[rows]]) for rows in drawn]
+            low, high = np.nanpercentile(values, [2.5, 97.5])
+            assert part["intervals"][name] == pytest.approx([low, high], abs=1e-12)
+
+
+def test_thousands_of_categories_take_seconds() -> None:
+    scores, labels = _drawn(9, 6000)
+    started = time.monotonic()
+    found = measure(scores, labels, 0.5, SPEC, categories=[f"c{n % 2000}" for n in range(6000)])
+    assert len(found["by_category"]) == 2000
+    assert time.monotonic() - started < 60
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:

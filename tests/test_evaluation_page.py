@@ -1,5 +1,6 @@
 """The page of an evaluation: its numbers, its charts, and, in a real browser, that it only shows."""
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -91,8 +92,8 @@ def test_the_numbers_are_on_the_page() -> None:
     assert f"is a match {counts['match_as_match']} " in words
     assert f"is a mismatch {counts['mismatch_as_match']} " in words
     assert (
-        f"Promised precision 0.950 0.910 to 0.980, where 50.0 % are matches ; here {found['precision']:.3f}"
-        in words
+        "Promised precision 0.950 0.910 to 0.980, where 50.0 % are matches ; here, weighted to that share, "
+        f"{found['precision']:.3f}" in words
     )
     assert "Stored threshold 0.5000 0.450 to 0.550, by precision=0.95" in words
     assert "Hash 0123456789abcdef" in words
@@ -110,9 +111,23 @@ def test_a_model_that_was_never_calibrated_is_said_to_be() -> None:
 
 def test_warnings_come_first() -> None:
     words = _words(_page(warnings=["The cosines have moved.", HOSTILE]))
-    assert words.index("The stored calibration no longer holds The cosines have moved.") < words.index(
-        "AUROC"
-    )
+    assert words.index("Warnings The cosines have moved.") < words.index("AUROC")
+
+
+def test_a_warning_does_not_hide_that_there_is_no_calibration() -> None:
+    assert "Never calibrated." in _words(_page(SPEC, warnings=["These are the pairs it was trained on."]))
+
+
+def test_a_promise_is_held_against_its_own_share_of_matches() -> None:
+    """30 of 60 match here; the threshold promises a precision where 9 of 10 do."""
+    scores, labels = _drawn(60)
+    assert PROMISING.threshold is not None
+    spec = PROMISING.replace(threshold=dataclasses.replace(PROMISING.threshold, prevalence=0.9))
+    called = scores >= 0.5
+    hits, alarms = 0.9 * called[labels == 1].mean(), 0.1 * called[labels == 0].mean()
+    words = _words(_page(spec))
+    assert f"where 90.0 % are matches ; here, weighted to that share, {hits / (hits + alarms):.3f}" in words
+    assert hits / (hits + alarms) > 0.05 + evaluation.measure(scores, labels, 0.5, spec, draws=1)["precision"]
 
 
 def test_kinds_and_categories_have_tables() -> None:
@@ -124,6 +139,12 @@ def test_kinds_and_categories_have_tables() -> None:
     assert "By category 15" in words and "3 more" in words
     accuracies = [float(value) for value in re.findall(r'<span style="--share:([\d.]+)%', html)]
     assert accuracies == sorted(accuracies) and len(accuracies) == 15
+    scores, labels = _drawn(60)
+    part = evaluation.measure(scores, labels, 0.5, PROMISING, categories=categories, draws=20)["by_category"][
+        "category 3"
+    ]
+    low, high = part["intervals"]["accuracy"]
+    assert f"{part['accuracy']:.3f} {low:.3f} to {high:.3f}" in words[words.index("category 3 ") :][:80]
     assert html[: html.index("<summary>3 more</summary>")].count('<span style="--share') == 12
     assert "By kind" not in _words(_page()) and "By category" not in _words(_page())
 
@@ -200,12 +221,6 @@ def test_equal_scores_still_make_a_page() -> None:
     scores = np.full(20, 0.5, np.float32)
     shape = evaluation_page._histogram(scores, labels, 0.5)
     assert "nan" not in shape["match"] and shape["frame"].left < shape["threshold"] < shape["frame"].right
-
-
-def test_intervals_of_bins_are_wilsons() -> None:
-    # 8 of 10: scipy.stats.binomtest(8, 10).proportion_ci(method="wilson") is 0.4902 to 0.9433
-    assert evaluation_page._wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert evaluation_page._wilson(1.0, 5)[1] == 1.0
 
 
 def test_equal_evaluations_give_equal_pages() -> None:

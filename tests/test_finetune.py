@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import CLIPModel
 
 from data_jobs.errors import InputError
 from train_jobs import calibrate, evaluate, finetune
+from train_jobs.augment import Augmentation
 from train_jobs.calibrate import Calibrate
 from train_jobs.encoder import Encoder
 from train_jobs.evaluate import Evaluate
@@ -165,6 +167,15 @@ def test_the_older_systems_flags_work() -> None:
         ({"policy": "precision=1.5"}, "bad_policy"),
         ({"vision_model": "scratch:tiny-clip"}, "bad_arguments"),
         ({"resume": True, "overwrite": False}, "output_exists"),
+        ({"gradient_clip": 0}, "bad_arguments"),
+        ({"patience": -1}, "bad_arguments"),
+        ({"seed": -1}, "bad_arguments"),
+        ({"augmentation": Augmentation(cutmix=2)}, "bad_arguments"),
+        ({"prevalence": 98}, "bad_prevalence"),
+        ({"calibration_method": "isotonic"}, "too_few_pairs"),
+        ({"loss": "pairs"}, "one_label"),
+        ({"device": "cuda"}, "no_such_device"),
+        ({"num_workers": 64, "batch_size": 64}, "no_room"),
     ],
 )
 def test_a_wrong_flag_costs_no_earlier_model(
@@ -181,6 +192,19 @@ def test_a_wrong_flag_costs_no_earlier_model(
         finetune.run(dataclasses.replace(right, **changes))
     assert raised.value.code == code
     assert (trained / "best_model" / "spec.json").is_file()
+
+
+def test_a_run_that_was_killed_while_it_tidied_up_is_done(
+    trained: Path, catalogue: Path, tmp_path: Path
+) -> None:
+    csvs = {f"{name}_csv": str(catalogue / f"{name}.csv") for name in ("train", "val")}
+    config = Finetune(**csvs, model_name="scratch:tiny-clip", output_dir=tmp_path / "model", resume=True)
+    shutil.copytree(trained, tmp_path / ".model.unfinished")
+    (tmp_path / ".model.unfinished" / "checkpoints" / "step_00000001").mkdir(parents=True)
+    (tmp_path / ".model.unfinished.plan").write_text(json.dumps(finetune._plan(config)))
+    assert finetune.run(config) == json.loads((trained / "summary.json").read_text())
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {path.name for path in trained.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_training_further_into_the_same_place_is_refused(trained: Path, catalogue: Path) -> None:

@@ -40,21 +40,21 @@ def _forward(model: Encoder) -> Tensor:
 
 @pytest.mark.parametrize("kind", ["clip", "dual"])
 @pytest.mark.parametrize(
-    ("freeze", "new_heads", "frozen"),
+    ("freeze", "new_text_head", "frozen"),
     [
         ("none", False, set()),
         ("none", True, set()),
         ("vision", False, {"vision_model", "visual_projection"}),
-        ("vision", True, {"vision_model"}),
+        ("vision", True, {"vision_model", "visual_projection"}),
         ("text", False, {"text_model", "text_projection"}),
         ("text", True, {"text_model"}),
     ],
 )
 def test_a_frozen_tower_rests_with_its_head_unless_that_is_new(
-    kind: str, freeze: str, new_heads: bool, frozen: set[str]
+    kind: str, freeze: str, new_text_head: bool, frozen: set[str]
 ) -> None:
     model = tiny.encoder(kind)
-    trainable.prepare(model, tiny.schedule(freeze=freeze, new_heads=new_heads))
+    trainable.prepare(model, tiny.schedule(freeze=freeze, new_text_head=new_text_head))
     parts = {
         "vision_model",
         "visual_projection",
@@ -134,12 +134,12 @@ def test_lora_trains_adapters_scale_and_bias_only(kind: str, freeze: str) -> Non
     assert unused == []  # DDP would wait for them for ever
 
 
-def test_new_heads_are_trained_beside_the_adapters() -> None:
+def test_a_new_text_head_is_trained_beside_the_adapters() -> None:
     model = tiny.encoder()
-    trainable.prepare(model, tiny.schedule(freeze="vision", new_heads=True, lora=LORA))
+    trainable.prepare(model, tiny.schedule(freeze="vision", new_text_head=True, lora=LORA))
     trained = [name for name, p in model.towers.named_parameters() if p.requires_grad and "lora_" not in name]
     assert {name.removeprefix("model.base_model.model.") for name in trained} == {
-        "visual_projection.weight", "text_projection.weight", "logit_scale", "logit_bias",
+        "text_projection.weight", "logit_scale", "logit_bias",
     }  # fmt: skip
 
 
@@ -233,6 +233,13 @@ def test_a_residual_network_cannot_recompute() -> None:
     with pytest.raises(InputError, match="VisionTextDualEncoderModel") as refusal:
         trainable.prepare(tiny.encoder("dual"), tiny.schedule(gradient_checkpointing=True))
     assert refusal.value.code == "cannot_checkpoint"
+
+
+def test_a_parameter_for_masked_pictures_is_waited_for_by_nobody() -> None:
+    model = tiny.encoder("dual")
+    model.towers.model.vision_model.mask_token = torch.nn.Parameter(torch.zeros(1, 1, 8))
+    trainable.prepare(model, tiny.schedule())
+    assert not model.towers.model.vision_model.mask_token.requires_grad
 
 
 def test_pictures_of_two_things_have_no_labels_for_sigmoid() -> None:

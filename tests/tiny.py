@@ -195,7 +195,7 @@ def schedule(**changes: Any) -> Schedule:
         "precision": "float32",
         "augmentation": Augmentation(),
         "freeze": "none",
-        "new_heads": False,
+        "new_text_head": False,
         "lora": Lora(),
         "gradient_checkpointing": False,
         "shard": False,

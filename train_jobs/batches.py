@@ -16,7 +16,7 @@ from train_jobs.augment import Augmentation, cut, draws, views
 from train_jobs.encoder import Encoder
 from train_jobs.frozen import FrozenFeatures
 from train_jobs.pairdata import Distinct, Order, PairData, PixelCache, group_ids, to_channels_first
-from train_jobs.schedule import Schedule
+from train_jobs.schedule import Loss, Schedule
 from train_jobs.towers import Texts
 
 CANVAS = 1.15
@@ -263,9 +263,21 @@ def _mixed(pairs: Pairs, cover: _Cover, text_groups: Tensor) -> Pairs:
     return Pairs(pairs.images, pairs.texts, labels)
 
 
-def matches(data: PairData) -> PairData:
-    """The pairs of label 1. Raises InputError (no_matches)."""
+def learnable(data: PairData, loss: Loss) -> PairData:
+    """The pairs that `loss` learns from: all, of both labels, or the matches.
+
+    Raises InputError (one_label, no_matches).
+    """
     rows = np.flatnonzero(data.labels == 1)
+    if loss == "pairs":
+        if len(rows) in (0, len(data)):
+            raise InputError(
+                "one_label",
+                f"All {len(data)} training pairs are {'matches' if len(rows) else 'mismatches'}; --loss pairs learns "
+                "from both.",
+                "Make mismatches with data_jobs.make_mismatches, or use --loss contrastive for matches alone.",
+            )
+        return data
     if not len(rows):
         raise InputError(
             "no_matches",

@@ -15,12 +15,15 @@ import ray
 from data_jobs import command, dataset
 from data_jobs.artefacts import refuse_overwrite
 from data_jobs.errors import InputError
-from data_jobs.session import connected
+from data_jobs.session import connected, placed
 from train_jobs import calibration, outcome, thresholds
 from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
 from train_jobs.encoder import Encoder
 from train_jobs.pairdata import PairData, score_pairs
 from train_jobs.spec import ModelSpec
+
+OF_CALIBRATION = ("ece", "brier")
+"""Metrics that a training writes of the calibration it ends with; those of another calibration do not stand."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,12 @@ def run(config: Calibrate) -> ModelSpec:
     if (config.csv is None) == (config.data is None):
         raise InputError("bad_arguments", "Give either --csv or --data.", "See --help.")
     thresholds.check_policy(config.policy)
+    if config.prevalence is not None:
+        calibration.checked_prevalence(config.prevalence, config.prevalence)
     refuse_overwrite(config.output_dir, marker="config.json", overwrite=config.overwrite)
+    command.outside(config.output_dir, config.csv, config.image_base_path, config.data, config.model)
     model = str(local_folder(config.model)[0].absolute())
-    encoder = Encoder.load(model, device="cpu")
+    encoder = Encoder.load(config.model, device="cpu")  # by name, so that its spec says where it came from
     with tempfile.TemporaryDirectory() as scratch:
         source = config.data
         if config.csv is not None:
@@ -68,19 +74,22 @@ def run(config: Calibrate) -> ModelSpec:
             print(f"{config.csv}: {report['pairs']}, {report['codes'] or 'no remarks'}")
         assert source is not None
         held_out = PairData.open(source).with_mismatches(config.seed)
+    calibration.enough(held_out.labels, config.calibration_method)  # now, and not after scoring
     with connected():
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-        scores = ray.get(_score.options(num_gpus=gpus).remote(model, ray.put(held_out)))
+        device, gpus = placed("auto")
+        scores = ray.get(_score.options(num_gpus=gpus).remote(model, device, ray.put(held_out)))
     policy = outcome.Policy(config.calibration_method, config.policy, config.prevalence, config.seed)
-    encoder.spec = outcome.calibrated(encoder.spec, scores, held_out, policy)
+    spec = outcome.calibrated(encoder.spec, scores, held_out, policy)
+    kept = {name: value for name, value in spec.metrics.items() if name not in OF_CALIBRATION}
+    encoder.spec = spec.replace(metrics=kept)
     spec = encoder.save(config.output_dir, overwrite=config.overwrite)
     print(f"{config.output_dir}: {outcome.described(spec)}")
     return spec
 
 
 @ray.remote(num_cpus=1)
-def _score(model: str, data: PairData) -> object:
-    return score_pairs(Encoder.load(model), data)
+def _score(model: str, device: str, data: PairData) -> object:
+    return score_pairs(Encoder.load(model, device), data)
 
 
 if __name__ == "__main__":

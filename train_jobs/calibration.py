@@ -55,14 +55,8 @@ def fit(
     pairs; (too_few_clusters) below two clusters; (bad_prevalence) outside 0..1; (scores_do_not_rank) if matches do
     not score higher than mismatches.
     """
-    enough(labels)
+    enough(labels, method)
     scores = scores.astype(np.float64)
-    if method == "isotonic" and len(scores) < ISOTONIC_FROM:
-        raise InputError(
-            "too_few_pairs",
-            f"There are {len(scores)} pairs; isotonic calibration needs {ISOTONIC_FROM}.",
-            "Use platt or auto, or hold out more pairs for calibration.",
-        )
     share = float((labels == 1).mean())
     aimed = checked_prevalence(prevalence, share)
     slope, intercept = _platt(scores, labels)
@@ -97,8 +91,8 @@ def fit(
     )
 
 
-def enough(labels: Labels) -> None:
-    """Raise InputError (too_few_pairs) unless there are MIN_PAIRS_PER_LABEL matches and as many mismatches."""
+def enough(labels: Labels, method: Method = "auto") -> None:
+    """Raise InputError (too_few_pairs) below MIN_PAIRS_PER_LABEL of a label, and for isotonic below ISOTONIC_FROM."""
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     if min(positives, negatives) < MIN_PAIRS_PER_LABEL:
         raise InputError(
@@ -106,6 +100,12 @@ def enough(labels: Labels) -> None:
             f"Calibration has {positives} matches and {negatives} mismatches; it needs "
             f"{MIN_PAIRS_PER_LABEL} of each.",
             "Hold out more pairs for calibration.",
+        )
+    if method == "isotonic" and len(labels) < ISOTONIC_FROM:
+        raise InputError(
+            "too_few_pairs",
+            f"There are {len(labels)} pairs; isotonic calibration needs {ISOTONIC_FROM}.",
+            "Use platt or auto, or hold out more pairs for calibration.",
         )
 
 

@@ -7,15 +7,17 @@
 The first model is the one that the others are held against. Rows that cannot be read are left out for all. Pairs are
 scored by Ray tasks; pictures, not pairs, are resampled, the same ones for all models. A column `mismatch_kind` makes
 the AUROC come apart by kind. Use pairs that no model was trained on or chosen by. OUT/compare.json has every metric and
-difference with its 95 % interval.
+difference with its 95 % interval; where rows of --csv could not be used, OUT/rejects.csv names them.
 
 Exit code 0: it ran, whatever the verdict; 1: with --fail-if-worse, a model is worse than the first; 2: cannot run.
 """
 
 import json
+import shutil
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,14 +27,14 @@ import tyro
 from numpy.typing import NDArray
 
 from data_jobs import command, dataset, progress
-from data_jobs.artefacts import publish, refuse_overwrite
+from data_jobs.artefacts import publish, refuse_overwrite, write_file
 from data_jobs.errors import InputError
-from data_jobs.session import connected
+from data_jobs.session import connected, placed
 from train_jobs import comparison, scoring
 from train_jobs.checkpoints import local_folder
 from train_jobs.comparison import IMAGE_TO_TEXT, LESS_IS_BETTER, TEXT_TO_IMAGE, Comparison, Measured, Scored
-from train_jobs.encoder import Embeddings, Encoder
-from train_jobs.evaluation import places
+from train_jobs.encoder import Embeddings, Encoder, loaded
+from train_jobs.evaluation import places, without_nan
 from train_jobs.interpolation import interpolate, refuse_unlike
 from train_jobs.pairdata import Distinct, PairData, embed_pictures, slices
 from train_jobs.spec import Estimate, ModelSpec
@@ -41,12 +43,14 @@ MARKER = "compare.json"
 KIND = "mismatch_kind"
 IMAGE_SIZE = 256
 """Shortest side of the pictures that are kept of a CSV, unless a model sees more; as data_jobs.ingest's default."""
+KEPT = 64
+"""Tasks for which a process keeps its model, also on a GPU, before it ends."""
 
 
 @dataclass(frozen=True)
 class Compare:
     output_dir: Path
-    """Where compare.json appears."""
+    """Where compare.json and, if need be, rejects.csv appear."""
     model: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Model directory or hub name; give the flag once for each model, the one to beat first."""
     csv: str | None = None
@@ -79,11 +83,11 @@ class _Subject:
     other: str | None = None
     alpha: float = 0.0
 
-    def load(self, device: str) -> Encoder:
-        encoder = Encoder.load(self.model, device)
+    def load(self, version: str, device: str) -> Encoder:
+        """`version` is as in encoder.loaded: a process keeps a model, but mixes anew for every task."""
         if self.other is None:
-            return encoder
-        return interpolate(encoder, Encoder.load(self.other, device), self.alpha)
+            return loaded(self.model, version, device)
+        return interpolate(Encoder.load(self.model, device), Encoder.load(self.other, device), self.alpha)
 
     @classmethod
     def between(cls, a: str, b: str, alpha: float) -> "_Subject":
@@ -101,7 +105,7 @@ def run(config: Compare) -> int:
     alphas = sorted(set(config.wise_ft))
     mixtures = [_Subject.between(folders[0], folders[1], alpha) for alpha in alphas]
     with publish(config.output_dir, marker=MARKER, overwrite=config.overwrite) as folder:
-        data, kinds, left_out = _pairs(config, specs, folder / "data")
+        data, kinds, left_out = _pairs(config, specs, folder)
         subjects = [_Subject(model) for model in folders]
         scored = _score(config, list(dict.fromkeys(subjects + mixtures)), data)
         judged = [_judged(scored[subject], spec) for subject, spec in zip(subjects, specs, strict=True)]
@@ -124,6 +128,7 @@ def run(config: Compare) -> int:
                     "threshold": scoring.threshold_for(spec),
                     "has_own_threshold": spec.threshold is not None,
                     "calibrated": spec.calibration is not None,
+                    "prevalence": None if spec.calibration is None else spec.calibration.prevalence,
                     "metrics": _json(metrics),
                 }
                 for name, spec, metrics in zip(config.model, specs, found.models, strict=True)
@@ -142,8 +147,9 @@ def run(config: Compare) -> int:
         if mixtures:
             result["wise_ft"] = _sweep(config, alphas, [scored[subject] for subject in mixtures], data)
             if config.save_best is not None:
-                _save(config, folders, result["wise_ft"]["best_alpha"])
-        (folder / MARKER).write_text(json.dumps(result, indent=2, default=str, ensure_ascii=False))
+                _save(config, result["wise_ft"]["best_alpha"])
+        written = json.dumps(without_nan(result), indent=2, default=str, ensure_ascii=False, allow_nan=False)
+        write_file(folder / MARKER, written)
     print(f"\n{config.output_dir}/{MARKER} has all intervals.")
     return int(config.fail_if_worse and any(by_kind[""].verdict == "worse" for by_kind in verdicts))
 
@@ -165,6 +171,7 @@ def _check(config: Compare) -> None:
     if problem is not None:
         raise InputError("bad_arguments", problem, "See --help.")
     refuse_overwrite(config.output_dir, marker=MARKER, overwrite=config.overwrite)
+    command.outside(config.output_dir, config.csv, config.image_base_path, config.data, *config.model)
     if config.save_best is not None:
         if config.save_best.resolve().is_relative_to(config.output_dir.resolve()):
             raise InputError(
@@ -173,6 +180,7 @@ def _check(config: Compare) -> None:
                 "Choose a directory beside it.",
             )
         refuse_overwrite(config.save_best, marker="config.json", overwrite=config.overwrite)
+        command.outside(config.save_best, config.csv, config.image_base_path, config.data, *config.model)
 
 
 def _specs(config: Compare, folders: Sequence[str]) -> list[ModelSpec]:
@@ -185,20 +193,23 @@ def _specs(config: Compare, folders: Sequence[str]) -> list[ModelSpec]:
 
 
 def _pairs(
-    config: Compare, specs: Sequence[ModelSpec], ingested: Path
+    config: Compare, specs: Sequence[ModelSpec], folder: Path
 ) -> tuple[PairData, NDArray[np.str_], dict[str, int]]:
     """The pairs, each one's mismatch_kind ("" for none) and how many rows were left out, by reason."""
     source, left_out = config.data, {}
     if config.csv is not None:
-        source = ingested
+        source = folder / "data"
         size = max(IMAGE_SIZE, *(spec.image_shortest for spec in specs))
         report = dataset.from_csv(config.csv, source, image_base_path=config.image_base_path, image_size=size)
         if report["pairs"]["rejected"]:
             left_out = report["codes"]
-            print(f"{config.csv}: left out for all models: {left_out}; see {config.output_dir}/data/rejects")
+            (source / "rejects.csv").rename(folder / "rejects.csv")
+            print(f"{config.csv}: left out for all models: {left_out}; see {config.output_dir}/rejects.csv")
     assert source is not None
     data = PairData.open(source)
     metadata = dataset.read_pairs(source, ["metadata"])["metadata"].to_pylist()
+    if config.csv is not None:
+        shutil.rmtree(source)
     return data, np.array([json.loads(cells).get(KIND, "") for cells in metadata]), left_out
 
 
@@ -209,16 +220,15 @@ def _score(config: Compare, subjects: Sequence[_Subject], data: PairData) -> dic
         connected(),
         progress.bar("compare", "embedded", len(subjects) * (len(pictures.first) + len(texts.first))) as bar,
     ):
-        gpus = 1 if config.device == "cuda" else 0
+        device, gpus = placed(config.device)
+        embed = _embed.options(num_gpus=gpus)
+        version = uuid.uuid4().hex  # another run may find other weights at the path
         chunks = [
             [ray.put(data.take(rows)) for rows in slices(pictures.first, config.rows_per_task)],
             [ray.put(data.take(rows).texts) for rows in slices(texts.first, config.rows_per_task)],
         ]
         running = {
-            subject: [
-                [_embed.options(num_gpus=gpus).remote(subject, config.device, chunk) for chunk in kind]
-                for kind in chunks
-            ]
+            subject: [[embed.remote(subject, version, device, chunk) for chunk in kind] for kind in chunks]
             for subject in subjects
         }
         scored = {}
@@ -234,10 +244,10 @@ def _score(config: Compare, subjects: Sequence[_Subject], data: PairData) -> dic
     return scored
 
 
-@ray.remote(num_cpus=1)
-def _embed(subject: _Subject, device: str, what: PairData | list[str]) -> Embeddings:
+@ray.remote(num_cpus=1, max_calls=KEPT)
+def _embed(subject: _Subject, version: str, device: str, what: PairData | list[str]) -> Embeddings:
     """The pictures of pairs, or texts: float32 [N, D]."""
-    encoder = subject.load(device)
+    encoder = subject.load(version, device)
     if isinstance(what, PairData):
         return embed_pictures(encoder, what, range(len(what)))
     return encoder.texts(what)
@@ -277,12 +287,13 @@ def _right(wanted: Sequence[set[str]], offered: Sequence[set[str]]) -> list[NDAr
 
 def _judged(scored: Scored, spec: ModelSpec) -> Scored:
     """With the model's own threshold and probabilities."""
-    return Scored(
-        scored.scores,
-        scoring.threshold_for(spec),
-        None if spec.calibration is None else scoring.probability(scored.scores, spec.calibration),
-        scored.found_text,
-        scored.found_image,
+    judged = replace(scored, threshold=scoring.threshold_for(spec))
+    if spec.calibration is None:
+        return judged
+    return replace(
+        judged,
+        probabilities=scoring.probability(scored.scores, spec.calibration),
+        prevalence=spec.calibration.prevalence,
     )
 
 
@@ -328,10 +339,10 @@ def _sweep(
     }
 
 
-def _save(config: Compare, folders: Sequence[str], alpha: float) -> None:
+def _save(config: Compare, alpha: float) -> None:
     assert config.save_best is not None
-    encoder = interpolate(Encoder.load(folders[0], "cpu"), Encoder.load(folders[1], "cpu"), alpha)
     first, second = config.model
+    encoder = interpolate(Encoder.load(first, "cpu"), Encoder.load(second, "cpu"), alpha)
     if 0 < alpha < 1:
         encoder.spec = encoder.spec.replace(base_model=f"{1 - alpha:g} * {first} + {alpha:g} * {second}")
     encoder.save(config.save_best, overwrite=config.overwrite)
@@ -340,8 +351,7 @@ def _save(config: Compare, folders: Sequence[str], alpha: float) -> None:
     else:
         print(
             f"{config.save_best}: alpha {alpha:g}, uncalibrated: no calibration or threshold carries over to mixed "
-            f"weights. Its threshold is {scoring.DEFAULT_THRESHOLD} for now; train_jobs.finetune calibrates what it "
-            "trains."
+            f"weights. Its threshold is {scoring.DEFAULT_THRESHOLD} for now; train_jobs.calibrate gives it its own."
         )
 
 
@@ -353,6 +363,10 @@ def _print(
         own = "its own threshold" if model["has_own_threshold"] else "no threshold of its own: the default"
         calibrated = "" if model["calibrated"] else ", uncalibrated"
         print(f"  {_letter(number)}: {model['model']} ({own} {model['threshold']:.3f}{calibrated})")
+    if len({f"{share:.0%}" for model in result["models"] if (share := model["prevalence"]) is not None}) > 1:
+        print(
+            "  Their probabilities are stated for other shares of matches: do not compare ECE and Brier score."
+        )
     for i, by_kind in enumerate(verdicts):
         name = _letter(i + 1)
         print(f"\n{'':26}{'A':>9}{name:>9}   {name} - A (95 %)")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_jobs.errors import InputError
-from train_jobs import metrics
+from train_jobs import metrics, prevalence
 from train_jobs.bootstrap import estimate, resamples
 from train_jobs.metrics import Labels, Scores, Weights
 from train_jobs.spec import Estimate
@@ -65,6 +65,7 @@ class Scored:
     scores: Scores  # cosines
     threshold: float | None = None  # at or above it is a match; None: no metrics at a threshold
     probabilities: Scores | None = None  # calibrated, of a match; None: no Brier score and no ECE
+    prevalence: float | None = None  # share of matches that the probabilities are stated for; None: as here
     found_text: NDArray[np.float64] | None = (
         None  # row's picture finds a text of its own first: 1, 0, NaN: not asked
     )
@@ -122,6 +123,7 @@ def compare(
 def measured(models: Sequence[Scored], labels: Labels, clusters: Clusters, seed: int = 0) -> Measured:
     """All metrics of all models and their differences from the first, on the resamples of `compare`.
 
+    Brier score and ECE have the pairs weighted to the share of matches that a model's probabilities are stated for.
     Raises as `compare` does.
     """
     _check([model.scores for model in models], labels, clusters)
@@ -169,6 +171,7 @@ def _auroc_of(scores: Scores, labels: Labels) -> Callable[[Weights | None], floa
 
 def _metrics_of(model: Scored, labels: Labels) -> Callable[[Weights | None], dict[str, float]]:
     """All metrics that can be had of `model`, of weighted rows."""
+    stated = float((labels == 1).mean()) if model.prevalence is None else model.prevalence
     order = np.argsort(model.scores, kind="stable")
     scores, truth = model.scores[order], labels[order]
     probabilities = None if model.probabilities is None else model.probabilities[order]
@@ -187,8 +190,9 @@ def _metrics_of(model: Scored, labels: Labels) -> Callable[[Weights | None], dic
         if model.threshold is not None:
             found |= metrics.at_threshold(scores, truth, model.threshold, weights)
         if probabilities is not None:
-            found["brier"] = metrics.brier(probabilities, truth, weights)
-            found["ece"] = metrics.expected_calibration_error(probabilities, truth, weights=weights)
+            there = prevalence.weighted(truth, stated, weights)
+            found["brier"] = metrics.brier(probabilities, truth, there)
+            found["ece"] = metrics.expected_calibration_error(probabilities, truth, weights=there)
         for name, hit in hits.items():
             asked = weights * ~np.isnan(hit)
             found[name] = (
@@ -201,7 +205,7 @@ def _metrics_of(model: Scored, labels: Labels) -> Callable[[Weights | None], dic
 
 def _estimate(name: str, value: float, draws: Sequence[float]) -> Estimate:
     """ECE's draws are centred on the value, since resampling adds noise that ECE takes for error."""
-    shift = value - float(np.mean(draws)) if name == "ece" else 0.0
+    shift = value - float(np.nanmean(draws)) if name == "ece" else 0.0
     return estimate(value, (draw + shift for draw in draws))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train_jobs import metrics, scoring
+from train_jobs import metrics, prevalence, scoring
 from train_jobs.bootstrap import Clusters, numbered
 from train_jobs.calibration import MIN_PAIRS_PER_LABEL, Floats, isotonic_map, log_odds, platt_map, shifted
 from train_jobs.metrics import Labels, Scores
@@ -113,10 +113,9 @@ def _distance(scores: Floats, quantiles: tuple[float, ...]) -> float:
     return float(max((below - level).max(), (level - upto).max(), 0.0))
 
 
-def _ece(probabilities: Floats, labels: Labels, prevalence: float) -> float:
-    """The calibration error with the pairs weighted to a share of matches of `prevalence`."""
-    share = labels.mean()
-    weights = np.where(labels == 1, prevalence / share, (1 - prevalence) / (1 - share))
+def _ece(probabilities: Floats, labels: Labels, share: float) -> float:
+    """The calibration error with the pairs weighted to a `share` of matches."""
+    weights = prevalence.weighted(labels, share)
     return metrics.expected_calibration_error(probabilities, labels, weights=weights)
 
 
@@ -138,8 +137,8 @@ def _ece_by_chance(
         ]
     )
 
-    def labelled(scores: Floats, prevalence: float) -> Labels:
-        truth = shifted(scoring.probability(scores, calibration), prevalence - stated)
+    def labelled(scores: Floats, odds: float) -> Labels:
+        truth = shifted(scoring.probability(scores, calibration), odds - stated)
         return (rng.random(len(scores)) < truth).astype(np.int64)
 
     errors, first_errors = [], []

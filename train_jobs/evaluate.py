@@ -10,12 +10,12 @@ could not be used, OUT/rejects.csv. The columns `mismatch_kind` and `category`, 
 come apart. Distinct pictures and texts are embedded once each, by Ray tasks that read the dataset themselves; pairs
 are scored when all of them are there, so that no row is padded, left out or counted twice.
 
-Warns when the model's stored calibration no longer holds on these pairs. The exit code is 0 all the same.
+Warns when the model's stored calibration no longer holds on these pairs, and when they are those that it was trained or
+calibrated on. The exit code is 0 all the same.
 """
 
 import dataclasses
 import json
-import math
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -31,16 +31,16 @@ import ray
 from numpy.typing import NDArray
 
 from data_jobs import command, dataset, images, progress, stream, text, thumbnails
-from data_jobs.artefacts import publish, write_file
+from data_jobs.artefacts import publish, refuse_overwrite, write_file
 from data_jobs.errors import InputError
-from data_jobs.session import connected
+from data_jobs.session import connected, placed
 from train_jobs import drift, evaluation, evaluation_page, scoring
 from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
 from train_jobs.encoder import Embeddings, loaded
 from train_jobs.evaluation_page import Case
 from train_jobs.pairdata import Distinct, slices
 from train_jobs.spec import ModelSpec
-from train_jobs.zero_shot import MOST_CLASSES, Classes, Matched
+from train_jobs.zero_shot import MOST_CLASSES, Classes, Listed, Matched
 
 MARKER = "metrics.json"
 KIND, CATEGORY = "mismatch_kind", "category"
@@ -48,6 +48,8 @@ IMAGE_SIZE = 256
 """As data_jobs.ingest's default; a model with larger pictures gets larger ones."""
 MOST_CASES = 12
 """Of the worst verdicts of each kind on the page."""
+KEPT = 64
+"""Tasks for which a process keeps its model, also on a GPU, before it ends."""
 _SCORED_AT_ONCE = 65_536
 
 
@@ -66,7 +68,7 @@ class Evaluate:
     threshold: float | None = None
     """Cosine below which a pair is a mismatch (default: the model's calibrated one)."""
     classes: Path | None = None
-    """Candidates of the zero-shot test: a CSV (the distinct texts of its matches) or a text file (one a line).
+    """Candidates of the zero-shot test: a CSV or .tsv (the distinct texts of its matches) or a text file (one a line).
     Default: the distinct texts of the data's matches, if there are at most 500."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
@@ -78,16 +80,15 @@ class Evaluate:
 
 def run(config: Evaluate) -> dict[str, Any]:
     """Embed, score, measure, write; returns what metrics.json holds. Raises InputError."""
-    command.positive("rows_per_task", config.rows_per_task)
-    if (config.csv is None) == (config.data is None):
-        raise InputError("bad_arguments", "Give either --csv or --data.", "See --help.")
+    _check(config)
+    listed = None if config.classes is None else Listed.read(config.classes)
     model = str(local_folder(config.model)[0].absolute())
     with publish(config.output_dir, marker=MARKER, overwrite=config.overwrite) as folder, connected():
         workers = _Workers(model, config.device)
         data = config.data if config.data is not None else _ingested(config, folder, workers.spec)
         report = dataset.read_report(data)
         pairs = _Pairs.read(data)
-        classes = Classes.of(pairs.matched(), config.classes)
+        classes = Classes.of(pairs.matched(), listed)
         pictures, texts = _embedded(workers, pairs, classes, config.rows_per_task)
         scores = _cosines(pictures, texts, pairs)
         threshold = scoring.threshold_for(workers.spec, config.threshold)
@@ -100,7 +101,8 @@ def run(config: Evaluate) -> dict[str, Any]:
             "threshold_from": _threshold_from(config, workers.spec),
             **_measured(pairs, pictures, texts, scores, threshold, workers.spec, classes),
         }
-        found = _without_nan(found)
+        found["warnings"] = [*_seen_before(report["fingerprint"], workers.spec), *found["warnings"]]
+        found = evaluation.without_nan(found)
         _write_scores(folder / "scores.csv", pairs, scores, threshold, workers.spec)
         cases = _cases(data, pairs, scores, threshold, workers.spec)
         page = evaluation_page.render(
@@ -115,6 +117,18 @@ def run(config: Evaluate) -> dict[str, Any]:
         write_file(folder / MARKER, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
     print(_summary(config, found, report))
     return found
+
+
+def _check(config: Evaluate) -> None:
+    """Raise InputError for flags that cannot be, before any work."""
+    command.positive("rows_per_task", config.rows_per_task)
+    if config.threshold is not None:
+        command.within("threshold", config.threshold, -1, 1)
+    if (config.csv is None) == (config.data is None):
+        raise InputError("bad_arguments", "Give either --csv or --data.", "See --help.")
+    refuse_overwrite(config.output_dir, marker=MARKER, overwrite=config.overwrite)
+    inputs = (config.csv, config.image_base_path, config.data, config.classes, config.model)
+    command.outside(config.output_dir, *inputs)
 
 
 @dataclass(frozen=True)
@@ -184,8 +198,9 @@ class _Workers:
     """The model in Ray's worker processes: loaded once by each."""
 
     def __init__(self, model: str, device: str) -> None:
+        device, gpus = placed(device)
         self._arguments = (model, uuid.uuid4().hex, device)  # another run may find other weights at the path
-        self._options = {"num_gpus": 1 if device == "cuda" else 0}
+        self._options = {"num_gpus": gpus}
         self.spec: ModelSpec = ray.get(_spec_of.options(**self._options).remote(*self._arguments))
 
     def texts(self, texts: Sequence[str]) -> Any:
@@ -202,12 +217,12 @@ def _spec_of(model: str, version: str, device: str) -> ModelSpec:
     return loaded(model, version, device).spec
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_calls=KEPT)
 def _embed_texts(model: str, version: str, device: str, texts: list[str]) -> Embeddings:
     return loaded(model, version, device).texts(texts)
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_calls=KEPT)
 def _embed_pictures(model: str, version: str, device: str, file: Path, rows: list[int]) -> Embeddings:
     encoder = loaded(model, version, device)
     pictures = _stored(file, rows)
@@ -241,7 +256,10 @@ def _ingested(config: Evaluate, folder: Path, spec: ModelSpec) -> Path:
 def _embedded(
     workers: _Workers, pairs: _Pairs, classes: Classes | None, size: int
 ) -> tuple[Embeddings, Embeddings]:
-    """Distinct pictures [P, D]; distinct texts, and after them the classes, [T + K, D]."""
+    """Distinct pictures [P, D]; distinct texts, and after them the classes, [T + K, D].
+
+    Raises InputError (not_finite).
+    """
     texts = pairs.texts + (classes.texts if classes else [])
     with progress.bar("evaluate", "embeddings", len(pairs.places) + len(texts)) as bar:
         pictures = [workers.pictures(file, rows) for file, rows in _by_file(pairs.places, size)]
@@ -254,7 +272,15 @@ def _embedded(
                 bar.update(len(parts[-1]))
             return np.concatenate(parts)
 
-        return gathered(pictures), gathered(words)
+        found = gathered(pictures), gathered(words)
+    for rows in found:
+        if broken := int((~np.isfinite(rows).all(axis=1)).sum()):
+            raise InputError(
+                "not_finite",
+                f"{broken} of {len(rows)} embeddings of the model are not finite.",
+                "Its weights are broken; train with a lower learning rate.",
+            )
+    return found
 
 
 def _by_file(places: Sequence[tuple[Path, int]], size: int) -> Iterator[tuple[Path, Sequence[int]]]:
@@ -318,6 +344,18 @@ def _measured(
     }
 
 
+def _seen_before(fingerprint: str, spec: ModelSpec) -> list[str]:
+    """What to say where the model met these very pairs before."""
+    met = {"trained": spec.data_fingerprint}
+    if spec.calibration is not None:
+        met["calibrated"] = spec.calibration.data_fingerprint
+    return [
+        f"These are the pairs that the model was {how} on, so its numbers here are too good. Evaluate it on others."
+        for how, known in met.items()
+        if known == fingerprint
+    ]
+
+
 def _threshold_from(config: Evaluate, spec: ModelSpec) -> str:
     if config.threshold is not None:
         return "flag"
@@ -367,15 +405,6 @@ def _cases(
         )
 
     return {name: [case(int(row)) for row in chosen] for name, chosen in rows.items()}
-
-
-def _without_nan(value: Any) -> Any:
-    """`value` with null for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 _ROWS = {

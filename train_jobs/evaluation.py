@@ -9,14 +9,16 @@ pictures and texts.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from train_jobs import metrics, scoring
+from train_jobs import metrics, prevalence, scoring
 from train_jobs.bootstrap import RESAMPLES, estimate, resamples
+from train_jobs.calibration import log_odds, shifted
 from train_jobs.encoder import Embeddings
 from train_jobs.metrics import Labels, Scores, Weights
 from train_jobs.spec import ModelSpec
@@ -46,8 +48,10 @@ def measure(
     category's matches against its mismatches. "intervals" holds [low, high] of 95 % by bootstrap over `clusters` [N]
     (what belongs together, such as the pairs of one picture; default: every pair for itself).
 
-    ECE and Brier are those of the calibrated probability, and absent without a calibration. A number that the pairs
-    do not determine is NaN.
+    ECE, Brier and "reliability" are those of the calibrated probability, the pairs weighted to the share of matches
+    that it is stated for; they are absent without a calibration. "precision_as_promised" is the precision where the
+    share of matches is that of the spec's threshold; absent without one. A number that the pairs do not determine is
+    NaN.
     """
     order = np.argsort(scores, kind="stable")  # sorted scores sort again in no time, in every resample
     scores, labels = scores[order], np.asarray(labels)[order]
@@ -66,9 +70,15 @@ def measure(
             "average_precision": metrics.average_precision(scores, labels, weights),
             **metrics.at_threshold(scores, labels, threshold, weights),
         }
-        if probabilities is not None:
-            found["ece"] = metrics.expected_calibration_error(probabilities, labels, weights=weights)
-            found["brier"] = metrics.brier(probabilities, labels, weights)
+        if spec.threshold is not None:
+            there = prevalence.weighted(labels, spec.threshold.prevalence, weights)
+            found["precision_as_promised"] = metrics.at_threshold(scores, labels, threshold, there)[
+                "precision"
+            ]
+        if spec.calibration is not None and probabilities is not None:
+            there = prevalence.weighted(labels, spec.calibration.prevalence, weights)
+            found["ece"] = metrics.expected_calibration_error(probabilities, labels, weights=there)
+            found["brier"] = metrics.brier(probabilities, labels, there)
         return found
 
     def of_kind(rows: NDArray[np.int64]) -> _Metrics:
@@ -99,13 +109,10 @@ def measure(
             kind: with_intervals[kind] | {"n_mismatch": int((labels[rows] == 0).sum())}
             for kind, rows in kind_rows.items()
         },
-        "by_category": {
-            category: _of_category(scores[rows], labels[rows], threshold)
-            for category, rows in _rows_by_name(category_of).items()
-        },
+        "by_category": _by_category(scores, labels, category_of, threshold, cluster_of, draws),
     }
-    if probabilities is not None:
-        result["reliability"] = _reliability(probabilities, labels)
+    if spec.calibration is not None and probabilities is not None:
+        result["reliability"] = _reliability(probabilities, labels, spec.calibration.prevalence)
     return result
 
 
@@ -212,6 +219,15 @@ def _intervals_of_shares(wanted: Mapping[str, tuple[Places, int]]) -> dict[str, 
     return intervals
 
 
+def without_nan(value: Any) -> Any:
+    """`value` with null for NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _with_intervals(
     parts: Mapping[str, _Metrics], clusters: NDArray[Any], draws: int
 ) -> dict[str, dict[str, Any]]:
@@ -232,45 +248,94 @@ def _with_intervals(
     return result
 
 
-def _interval(metric: str, value: float, drawn: Sequence[float]) -> list[float]:
+def _interval(metric: str, value: float, drawn: Sequence[float] | NDArray[np.float64]) -> list[float]:
     """[low, high]. Those of ECE are centred on the value, since resampling adds noise that ECE takes for error."""
-    samples = np.array(drawn)
+    samples = np.array([draw for draw in drawn if not math.isnan(draw)])
     if metric == "ece" and len(samples):
         samples = np.clip(samples + (value - samples.mean()), 0, 1)
     found = estimate(value, samples)
     return [found.low, found.high]
 
 
-def _of_category(scores: Scores, labels: Labels, threshold: float) -> dict[str, float | int]:
+def _by_category(
+    scores: Scores,
+    labels: Labels,
+    names: NDArray[Any],
+    threshold: float,
+    clusters: NDArray[Any],
+    draws: int,
+) -> dict[str, dict[str, Any]]:
+    """Of each category but "", in alphabetical order: counts, AUROC and accuracy, with their intervals.
+
+    `scores` rise. All categories at once, since there may be thousands of them, and as many resamples.
+    """
+    named = np.flatnonzero(names != "")
+    if not len(named):
+        return {}
+    categories, number = np.unique(names[named].astype(str), return_inverse=True)
+    by_category = np.argsort(number, kind="stable")
+    rows, number = named[by_category], number[by_category]
+    score, match = scores[rows], labels[rows] == 1
+    right = (score >= threshold) == match
+    first = np.flatnonzero(np.diff(number, prepend=-1))  # row of each category
+    ties = np.flatnonzero((np.diff(number, prepend=-1) != 0) | (np.diff(score, prepend=np.inf) != 0))
+    first_tie = np.searchsorted(ties, first)
+
+    def found(weights: Weights) -> dict[str, NDArray[np.float64]]:
+        weight = weights[rows].astype(np.float64)
+        positives, negatives = (np.add.reduceat(weight * side, ties) for side in (match, ~match))
+        matches, mismatches = (np.add.reduceat(side, first_tie) for side in (positives, negatives))
+        below = np.cumsum(negatives) - negatives / 2  # of the category's, and all those before it
+        wins = np.add.reduceat(positives * below, first_tie) - matches * (np.cumsum(mismatches) - mismatches)
+        correct, count = np.add.reduceat(weight * right, first), matches + mismatches
+        with np.errstate(invalid="ignore"):  # NaN where a label, or the whole category, is missing
+            return {"auroc": wins / (matches * mismatches), "accuracy": correct / count}
+
+    values = found(np.ones(len(labels)))
+    drawn = [found(np.bincount(chosen, minlength=len(labels))) for chosen in resamples(clusters, draws)]
+    samples = {metric: np.array([draw[metric] for draw in drawn]).T for metric in values}
+    n, n_match = np.bincount(number), np.bincount(number, match)
     return {
-        "n": len(labels),
-        "n_match": int((labels == 1).sum()),
-        "auroc": metrics.auroc(scores, labels),
-        "accuracy": metrics.at_threshold(scores, labels, threshold)["accuracy"],
+        str(category): {
+            "n": int(n[i]),
+            "n_match": int(n_match[i]),
+            **{metric: float(of[i]) for metric, of in values.items()},
+            "intervals": {m: _interval(m, float(of[i]), samples[m][i]) for m, of in values.items()},
+        }
+        for i, category in enumerate(categories)
     }
 
 
-def _rows_by_name(names: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
-    """Row numbers of each name but "", names in alphabetical order."""
-    distinct, number = np.unique(names.astype(str), return_inverse=True)
-    rows = np.split(
-        np.argsort(number, kind="stable"), np.cumsum(np.bincount(number, minlength=len(distinct)))[:-1]
-    )
-    return {str(name): of_name for name, of_name in zip(distinct, rows, strict=True) if name}
+def _reliability(probabilities: Scores, labels: Labels, share: float) -> list[dict[str, Any]]:
+    """By bin of the probability: the pairs in it, what is said of them, and what is true at a `share` of matches.
 
-
-def _reliability(probabilities: NDArray[np.float64], labels: Labels) -> list[dict[str, float | int]]:
-    rows, said, true = metrics.reliability(probabilities, labels)
+    "interval" of "matches" is Wilson's of the pairs as they are, moved to that share, which moves odds by one factor.
+    """
+    rows, _, seen = metrics.reliability(probabilities, labels)
+    _, said, true = metrics.reliability(probabilities, labels, weights=prevalence.weighted(labels, share))
+    here = float((labels == 1).mean())
+    move = log_odds(share) - log_odds(here) if 0 < here < 1 else float("nan")
     return [
         {
             "from": bin / 10,
             "to": (bin + 1) / 10,
-            "n": int(n),
-            "probability": float(p),
-            "matches": float(share),
+            "n": int(rows[bin]),
+            "probability": float(said[bin]),
+            "matches": float(true[bin]),
+            "interval": shifted(np.array(_wilson(float(seen[bin]), rows[bin])), move).tolist(),
         }
-        for bin, (n, p, share) in enumerate(zip(rows, said, true, strict=True))
+        for bin in range(len(rows))
     ]
+
+
+def _wilson(share: float, count: float) -> tuple[float, float]:
+    """The 95 % interval of a `share` of `count` pairs; NaN of none."""
+    if not count:
+        return float("nan"), float("nan")
+    z = 1.959964
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _sorted_names(names: Sequence[str] | NDArray[Any] | None, order: NDArray[np.int64]) -> NDArray[Any]:

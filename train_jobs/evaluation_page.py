@@ -175,7 +175,7 @@ def _precision_recall(scores: Scores, labels: Labels, found: Mapping[str, Any]) 
 
 
 def _reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Points of the filled bins with 95 % intervals (Wilson's), and bars of how many pairs each bin has."""
+    """Points of the filled bins with 95 % intervals, and bars of how many pairs each bin has."""
     frame = Frame(_unit("Calibrated probability of a match"), _unit("Share of matches"))
     most = max(row["n"] for row in bins)
     points, bars = [], []
@@ -184,7 +184,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         left, right = frame.x(row["from"]) + 1.5, frame.x(row["to"]) - 1.5
         bars.append({"x": left, "width": round(right - left, 1), "height": height, "count": _short(row["n"])})
         if row["n"]:
-            low, high = _wilson(row["matches"], row["n"])
+            low, high = row["interval"]
             points.append(
                 {
                     "x": frame.x(row["probability"]),
@@ -204,13 +204,6 @@ def _above(scores: Scores, labels: Labels) -> tuple[NDArray[np.int64], NDArray[n
     order = np.argsort(-scores, kind="stable")
     last_of_tie = np.append(np.diff(scores[order]) != 0, True)
     return np.cumsum(labels[order] == 1)[last_of_tie], np.cumsum(labels[order] == 0)[last_of_tie]
-
-
-def _wilson(share_of: float, count: int) -> tuple[float, float]:
-    z = 1.959964
-    centre = (share_of + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share_of * (1 - share_of) / count + (z / (2 * count)) ** 2)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _stairs(edges: NDArray[np.float64], heights: NDArray[np.float64]) -> Iterator[tuple[float, float]]:

@@ -12,6 +12,8 @@ that was killed goes on with --resume.
 
 import dataclasses
 import json
+import math
+import os
 import queue as queues
 import shutil
 import threading
@@ -27,7 +29,7 @@ import ray
 import ray.train
 import torch
 from numpy.typing import NDArray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -37,18 +39,31 @@ from data_jobs import command, dataset, files, stream
 from data_jobs.artefacts import resumable, write_file
 from data_jobs.csv_pairs import CsvPairs
 from data_jobs.errors import InputError
-from data_jobs.session import connected
+from data_jobs.session import connected, placed
 from data_jobs.splits import split_of
-from train_jobs import calibration, curves, index_sources, indexing, outcome, scratch, thresholds, two_towers
+from train_jobs import (
+    calibration,
+    curves,
+    index_sources,
+    indexing,
+    outcome,
+    preprocessing,
+    scratch,
+    thresholds,
+    two_towers,
+)
 from train_jobs.augment import Augmentation
-from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
+from train_jobs.batches import CANVAS, learnable
+from train_jobs.checkpoints import DEFAULT_MODEL, image_processor, local_folder
 from train_jobs.encoder import Encoder
 from train_jobs.loop import STATES, Event, Training
 from train_jobs.pairdata import PairData, score_pairs
+from train_jobs.preprocessing import View
 from train_jobs.schedule import Choice, Frozen, Lora, Loss, Precision, Schedule, VisionOptimizer
+from train_jobs.spec import ModelSpec
 from train_jobs.trackers import Trackers
 
-MARKER = "run.json"
+MARKER, SUMMARY = "run.json", "summary.json"
 MODELS = ("final_model", "best_model")
 PASSAGES_A_TASK = 1024
 
@@ -72,7 +87,7 @@ class Finetune:
     image_base_path: Annotated[str | None, arg(aliases=["--root-dir"])] = None
     """Folder that relative image paths of the CSVs start from."""
     image_size: int = 256
-    """Shortest side, in pixels, that pictures of the CSVs are stored at."""
+    """Shortest side, in pixels, that pictures of the CSVs are stored at; larger if the model takes larger ones."""
 
     model_name: Annotated[str, arg(aliases=["--model"])] = DEFAULT_MODEL
     """Hub name, model directory, or a recipe from scratch: scratch:tiny-clip, scratch:resnet."""
@@ -155,7 +170,7 @@ class Finetune:
     resume: bool = False
     """Go on with a run that was killed or stopped; same flags, same data. The number of workers may differ."""
     overwrite: bool = False
-    """Replace an earlier run in the output directory, and throw away what an unfinished one wrote."""
+    """Replace an earlier run in the output directory, and without --resume throw away what an unfinished one wrote."""
 
 
 _FREE = {
@@ -163,6 +178,18 @@ _FREE = {
     "max_failures", "save_steps",
 }  # fmt: skip
 """Flags that a resumed run may change."""
+_ABOVE_ZERO = (
+    "epochs", "batch_size", "accumulate", "num_workers", "learning_rate", "image_size", "gradient_clip",
+)  # fmt: skip
+_LIMITS: dict[str, tuple[float, float]] = {
+    "weight_decay": (0, math.inf), "warmup": (0, 1), "label_smoothing": (0, 0.99), "average": (0, 0.999999),
+    "patience": (0, math.inf), "seed": (0, 2**32 - 1), "cache_gb": (0, math.inf), "max_failures": (0, math.inf),
+    "save_steps": (0, math.inf),
+}  # fmt: skip
+_AUGMENTATION_LIMITS: dict[str, tuple[float, float]] = {
+    "min_area": (0.01, 1), "rotation": (0, 180), "brightness": (0, 1), "contrast": (0, 1), "saturation": (0, 1),
+    "tint": (0, 1), "cutmix": (0, 1),
+}  # fmt: skip
 
 
 def run(config: Finetune) -> dict[str, Any]:
@@ -170,7 +197,12 @@ def run(config: Finetune) -> dict[str, Any]:
     output = config.output_dir.absolute()
     _check(config)
     work = resumable(
-        output, marker=MARKER, plan=_plan(config), overwrite=config.overwrite, resume=config.resume
+        output,
+        marker=MARKER,
+        plan=_plan(config),
+        overwrite=config.overwrite,
+        resume=config.resume,
+        precious=lambda folder: any(folder.glob(f"{STATES}/step_*")),
     )
     try:
         with work as folder, connected():
@@ -183,21 +215,28 @@ def run(config: Finetune) -> dict[str, Any]:
 
 
 def _run(config: Finetune, folder: Path) -> dict[str, Any]:
+    if (folder / SUMMARY).is_file():  # killed when all was done but tidying up
+        _tidy(folder)
+        done: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+        return done
     flags = dataclasses.asdict(config)
     write_file(folder / MARKER, json.dumps(flags, indent=2, default=str))
     datasets = _datasets(config, folder)
     train_data = PairData.open(datasets["train"])
+    learnable(train_data, config.loss)
     val_data = PairData.open(datasets["val"]).with_mismatches(config.seed)
     if "calibration" in datasets:
         held_out = PairData.open(datasets["calibration"]).with_mismatches(config.seed)
     else:
         val_data, held_out = _halves(val_data, config.seed)
-    calibration.enough(held_out.labels)  # now, and not after hours of training
+    calibration.enough(held_out.labels, config.calibration_method)  # now, and not after hours of training
+    _enough_to_choose_by(val_data)
     print(
         f"train {len(train_data)} pairs, validation {len(val_data)}, calibration {len(held_out)} "
         f"({int((held_out.labels == 1).sum())} matches)"
     )
     use_gpu = _use_gpu(config)
+    _fits(config, use_gpu)
     start, base, revision = _starting_point(config, train_data, folder)
     on = ray.put(held_out)
     before = _scores(start, on, use_gpu)
@@ -221,13 +260,18 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
         if config.build_index:
             summary["index"] = _index(folder, datasets["train"], use_gpu)
         write_file(folder / "history.json", json.dumps(history, indent=2))
-        write_file(folder / "summary.json", json.dumps(summary, indent=2))
         curves.save_training_curve(history, folder / "training_curve.png")
         best = {key: value for key, value in summary["best_model"].items() if isinstance(value, float)}
         trackers.finish(best, [folder / "best_model"])
-    for leftover in (STATES, "ray", "initial_model"):
-        shutil.rmtree(folder / leftover, ignore_errors=True)
+    write_file(folder / SUMMARY, json.dumps(summary, indent=2))
+    _tidy(folder)
     return summary
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only a run under way needs, and what a killed worker was writing."""
+    for leftover in [folder / STATES, folder / "ray", folder / "initial_model", *folder.glob(".*.writing-*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _index(folder: Path, data: Path, use_gpu: bool) -> str:
@@ -240,7 +284,7 @@ def _index(folder: Path, data: Path, use_gpu: bool) -> str:
         device = "cuda" if use_gpu else "cpu"
         return indexing.build(source, folder / "best_model", folder / "index", device=device).version
     except InputError as error:
-        print(f"WARNING: there is no index. {error}")
+        print(f"WARNING: there is no index. {error.message} {error.suggestion}")
         return "none"
 
 
@@ -275,21 +319,20 @@ def _plan(config: Finetune) -> dict[str, object]:
 
 def _check(config: Finetune) -> None:
     """Raise InputError for what can be known to be wrong before anything is started or replaced."""
-    for name in ("epochs", "batch_size", "accumulate", "num_workers", "learning_rate", "image_size"):
+    for name in _ABOVE_ZERO:
         command.positive(name, getattr(config, name))
+    for name, (low, high) in _LIMITS.items():
+        command.within(name, getattr(config, name), low, high)
+    for name, (low, high) in _AUGMENTATION_LIMITS.items():
+        command.within(f"augmentation.{name}", getattr(config.augmentation, name), low, high)
     thresholds.check_policy(config.policy)
-    output = config.output_dir.absolute()
-    paths = [Path(path) for _, *both in _sources(config) for path in both if path is not None]
-    for path in [*paths, Path(config.model_name)]:
-        if output in path.absolute().parents:
-            raise InputError(
-                "input_inside_output",
-                f"The input {path} is inside the output directory {output}, which is replaced.",
-                "Choose another --output-dir.",
-            )
+    calibration.checked_prevalence(config.prevalence, 0.5)
+    given = [path for _, *both in _sources(config) for path in both if path is not None]
+    models = [name for name in (config.model_name, config.vision_model, config.text_model) if name]
+    command.outside(config.output_dir, *given, *models)
     for role, folder, csv in _sources(config):
-        given = (folder is not None) + (csv is not None)
-        if given == 2 or (given == 0 and role != "calibration"):
+        count = (folder is not None) + (csv is not None)
+        if count == 2 or (count == 0 and role != "calibration"):
             raise InputError("bad_arguments", f"Give either --{role}-data or --{role}-csv.", "See --help.")
         if csv is not None:
             CsvPairs.open(csv)
@@ -303,14 +346,15 @@ def _check(config: Finetune) -> None:
             f"--min-workers is {fewest} and --num-workers is {config.num_workers}.",
             "Give at least 1, and at most --num-workers.",
         )
-    for workers in range(fewest, config.num_workers + 1):
-        if config.batch_size % (workers * config.accumulate):
-            raise InputError(
-                "batch_not_divisible",
-                f"The batch size {config.batch_size} cannot be split over {workers} workers with "
-                f"{config.accumulate} micro-batches each.",
-                f"Use a multiple of {workers * config.accumulate}.",
-            )
+    parts = math.lcm(*range(fewest, config.num_workers + 1)) * config.accumulate
+    if config.batch_size % parts:
+        workers = f"{fewest} to {config.num_workers}" if fewest < config.num_workers else str(fewest)
+        raise InputError(
+            "batch_not_divisible",
+            f"The batch size {config.batch_size} cannot be split evenly over {workers} workers with "
+            f"{config.accumulate} micro-batches each.",
+            f"Use a multiple of {parts}.",
+        )
 
 
 def _check_model(config: Finetune) -> None:
@@ -346,7 +390,7 @@ def _datasets(config: Finetune, output: Path) -> dict[str, Path]:
             folder = output / "data" / role
             if not (folder / dataset.MARKER).is_file():
                 report = stream.pairs_of_csv(
-                    csv, folder, image_base_path=config.image_base_path, image_size=config.image_size
+                    csv, folder, image_base_path=config.image_base_path, image_size=_stored_size(config)
                 )
                 print(f"{csv}: {report['pairs']}, {report['codes'] or 'no remarks'}")
         if folder is not None:
@@ -354,11 +398,33 @@ def _datasets(config: Finetune, output: Path) -> dict[str, Path]:
     return folders
 
 
+def _stored_size(config: Finetune) -> int:
+    """The shortest side of the CSVs' pictures: at least what the model takes, with the margin for random crops."""
+    name = config.vision_model or config.model_name
+    if name.startswith(scratch.PREFIX):
+        return config.image_size
+    folder, _ = local_folder(name)
+    spec = ModelSpec.read(folder)
+    view = View.of(spec) if spec else preprocessing.read(image_processor(folder))[0]
+    return max(config.image_size, math.ceil(CANVAS * view.shortest))
+
+
 def _halves(data: PairData, seed: int) -> tuple[PairData, PairData]:
     """Validation and calibration halves; a picture is in one of them only."""
     shares = {"val": 0.5, "calibration": 0.5}
     side = np.array([split_of(picture, shares, seed) for picture in data.picture_ids])
     return data.take(np.flatnonzero(side == "val")), data.take(np.flatnonzero(side == "calibration"))
+
+
+def _enough_to_choose_by(data: PairData) -> None:
+    """Raise InputError (too_few_pairs) unless there are matches and mismatches."""
+    matches = int((data.labels == 1).sum())
+    if not 0 < matches < len(data):
+        raise InputError(
+            "too_few_pairs",
+            f"Validation has {matches} matches and {len(data) - matches} mismatches; it needs some of each.",
+            "Hold out more pairs for validation, or give --calibration-csv so that it is not halved.",
+        )
 
 
 def _starting_point(config: Finetune, train_data: PairData, folder: Path) -> tuple[str, str, str | None]:
@@ -376,24 +442,51 @@ def _starting_point(config: Finetune, train_data: PairData, folder: Path) -> tup
             scratch.build(config.model_name, train_data.texts, config.seed).save(made)
         return str(made), config.model_name, None
     local, revision = local_folder(config.model_name)
-    return str(local.absolute()), config.model_name, revision
+    if Path(config.model_name).is_dir():
+        return str(local.absolute()), config.model_name, revision
+    if not made.is_dir():  # other nodes have no such cache
+        Encoder.load(local, device="cpu").save(made)
+    return str(made), config.model_name, revision
 
 
 def _use_gpu(config: Finetune) -> bool:
-    if config.device != "auto":
-        return config.device == "cuda"
-    return bool(ray.cluster_resources().get("GPU", 0) >= config.num_workers)
+    """Whether each worker has a GPU. Raises InputError (no_such_device)."""
+    if config.device == "auto":
+        return bool(ray.cluster_resources().get("GPU", 0) >= config.num_workers)
+    return placed(config.device)[1] > 0
+
+
+def _fits(config: Finetune, use_gpu: bool) -> None:
+    """Raise InputError (no_room) if this machine can never run the workers; say so if a cluster cannot as yet."""
+    workers = config.min_workers or config.num_workers
+    for resource, each in (("CPU", _cpus(config)), ("GPU", 1.0 if use_gpu else 0.0)):
+        there = ray.cluster_resources().get(resource, 0)
+        if workers * each > there:
+            wanted = f"{workers} workers of {each:g} {resource} each, and there are {there:g}"
+            if "RAY_ADDRESS" not in os.environ:
+                raise InputError(
+                    "no_room",
+                    f"This machine has no room for {wanted}.",
+                    "Use fewer --num-workers, or less --cpus-per-worker.",
+                )
+            print(f"Waiting until the cluster has room for {wanted}.", flush=True)
+
+
+def _cpus(config: Finetune) -> float:
+    """CPUs, and threads, of a worker."""
+    return config.cpus_per_worker or max(1.0, ray.cluster_resources().get("CPU", 1) // config.num_workers)
 
 
 def _scores(model: str, data: ray.ObjectRef, use_gpu: bool) -> NDArray[np.float32]:
     """The cosine of every pair of `data`, computed by one Ray task."""
-    found: NDArray[np.float32] = ray.get(_score.options(num_gpus=1 if use_gpu else 0).remote(model, data))
+    task = _score.options(num_gpus=1 if use_gpu else 0)
+    found: NDArray[np.float32] = ray.get(task.remote(model, "cuda" if use_gpu else "cpu", data))
     return found
 
 
-@ray.remote(num_cpus=1)
-def _score(model: str, data: PairData) -> NDArray[np.float32]:
-    return score_pairs(Encoder.load(model), data)
+@ray.remote(num_cpus=1, max_calls=1)  # a process that stayed would hold its part of the GPU's memory
+def _score(model: str, device: str, data: PairData) -> NDArray[np.float32]:
+    return score_pairs(Encoder.load(model, device), data)
 
 
 def _schedule(config: Finetune, threads: int) -> Schedule:
@@ -419,7 +512,7 @@ def _schedule(config: Finetune, threads: int) -> Schedule:
         precision=config.precision,
         augmentation=config.augmentation if augment else Augmentation.none(),
         freeze=config.freeze,
-        new_heads=config.vision_model is not None,
+        new_text_head=config.text_model is not None,
         lora=config.lora,
         gradient_checkpointing=config.gradient_checkpointing,
         shard=config.shard,
@@ -441,8 +534,9 @@ def _fit(
     trackers: Trackers,
 ) -> list[dict[str, float]]:
     """Run the workers, replacing those that are lost; the history of all epochs."""
-    cpus = config.cpus_per_worker or max(1.0, ray.cluster_resources().get("CPU", 1) // config.num_workers)
-    _tidy(folder / STATES)
+    cpus = _cpus(config)
+    for half_written in [*folder.glob(".*.writing-*"), *folder.glob(f"{STATES}/.*.writing-*")]:
+        shutil.rmtree(half_written, ignore_errors=True)
     with _listening(trackers) as queue:
         trainer = TorchTrainer(
             _worker,
@@ -472,6 +566,12 @@ def _fit(
             result = trainer.fit()
         except SystemExit as stop:  # how Ray Train answers Ctrl-C
             raise KeyboardInterrupt from stop
+        except TrainingFailedError as failure:
+            raise InputError(
+                "training_failed",
+                f"Workers failed {config.max_failures + 1} times: {str(failure).strip().splitlines()[-1][:500]}",
+                "CLIP_DEBUG=1 shows all of it. --resume goes on from the newest state.",
+            ) from failure
     history, error = result.return_value
     if error is not None:
         raise error
@@ -496,12 +596,6 @@ def _worker(setup: dict[str, Any]) -> tuple[list[dict[str, float]], Exception | 
         return training.run(), None
     except (InputError, OSError) as error:  # a diverged loss, a full disk
         return [], error
-
-
-def _tidy(states: Path) -> None:
-    """Remove what a killed run was writing."""
-    for half_written in states.glob(".*.writing-*"):
-        shutil.rmtree(half_written, ignore_errors=True)
 
 
 @contextmanager

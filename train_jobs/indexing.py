@@ -14,6 +14,7 @@ import numpy as np
 import ray
 
 from data_jobs import progress
+from data_jobs.session import placed
 from train_jobs import index
 from train_jobs.checkpoints import local_folder, weights_sha256
 from train_jobs.encoder import Embeddings, loaded
@@ -71,11 +72,10 @@ class _Embedder:
 
     def __init__(self, folder: str, weights: str | None, device: str) -> None:
         self.spec: ModelSpec | None = None
-        resources = ray.cluster_resources()
-        gpu = device.startswith("cuda") or (device == "auto" and resources.get("GPU", 0) > 0)
-        self._task = _embed.options(num_gpus=1 if gpu else 0)
-        self._arguments = (folder, weights, "cuda" if gpu and device == "auto" else device)
-        self._window = AHEAD * max(1, int(resources.get("CPU", 1)))
+        device, gpus = placed(device)
+        self._task = _embed.options(num_gpus=gpus)
+        self._arguments = (folder, weights, device)
+        self._window = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def each(self, things: Sequence[Things]) -> Iterator[Embeddings]:
         """The vectors of each of `things`, in their order."""

@@ -1,6 +1,6 @@
 """The training loop of one worker: plain PyTorch, told how to report and where to save.
 
-`finetune` runs it under Ray Train; it runs as well in a notebook, alone, with `report=print`.
+`finetune` runs it under Ray Train; it runs as well in a notebook, alone, with `progress=print`.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from data_jobs.errors import InputError
 from train_jobs import gradients, losses, sharding, trainable, workers
 from train_jobs.augment import Augmentation
-from train_jobs.batches import Batch, Batches, matches
+from train_jobs.batches import Batch, Batches, learnable
 from train_jobs.encoder import Encoder
 from train_jobs.frozen import FrozenFeatures
 from train_jobs.pairdata import PairData, score_pairs
@@ -54,12 +54,17 @@ class Training:
         """`folder` is where states and models go; every worker sees it.
 
         `progress` is called on rank 0 with `events`, `end_of_epoch` on every rank. Raises
-        InputError (too_few_pairs, no_matches, cannot_adapt, cannot_checkpoint).
+        InputError (too_few_pairs, no_matches, one_label, cannot_adapt, cannot_checkpoint, cannot_shard, cannot_mix).
         """
         self.encoder, self.schedule, self.folder = encoder, schedule, folder
         self._progress, self._end_of_epoch = progress, end_of_epoch
-        data = train_data if schedule.loss == "pairs" else matches(train_data)
+        data = learnable(train_data, schedule.loss)
         towers = encoder.towers
+        # What was true of the model that training starts from is not true of what it saves.
+        encoder.spec = encoder.spec.replace(
+            calibration=None, threshold=None, metrics={}, data_fingerprint=train_data.fingerprint
+        )
+        towers.bound_scale()
         if not schedule.shard:  # a third faster for convolutions on CPUs; FSDP wants contiguous weights
             towers.model.vision_model.to(memory_format=torch.channels_last)
         still = schedule.freeze == "vision" and schedule.augmentation == Augmentation.none()
@@ -72,6 +77,9 @@ class Training:
         )
         self._validation = Validation(encoder, val_data, schedule)
         self.steps = schedule.epochs * self._batches.per_epoch
+        state = RunState.latest(folder / STATES)
+        if state is None and schedule.loss != "contrastive" and not towers.logit_bias.item():
+            self._set_bias(data)
         trainable.prepare(encoder, schedule)
         self._sharded = schedule.shard and workers.count() > 1
         self._plain = copy.deepcopy(towers).cpu() if self._sharded else towers  # what can be saved
@@ -89,10 +97,8 @@ class Training:
         self._history: list[dict[str, float]] = []
         self._running = {"loss": 0.0, "seconds": 0.0, "waited": 0.0}
         self._step = 0
-        if (state := RunState.latest(folder / STATES)) is not None:
+        if state is not None:
             self._restore(state)
-        elif schedule.loss != "contrastive" and not towers.logit_bias.item():
-            self._set_bias(data)
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end; the metrics of all epochs, on every rank.
@@ -145,6 +151,7 @@ class Training:
         set_learning_rates(self._optimisers, schedule.factor(self._step, self.steps))
         for optimiser in self._optimisers:
             optimiser.step()
+        towers.bound_scale()
         if self._average is not None:
             self._average.update_parameters(towers)
         return float(loss)
@@ -171,8 +178,6 @@ class Training:
             sample = data.take(np.concatenate(rows)).with_mismatches(self.schedule.seed)
         except InputError:  # all of one product: there is no mismatch to learn from
             return
-        if not (sample.labels == 1).any():
-            return
         cosines = score_pairs(self.encoder, sample)
         middle = (cosines[sample.labels == 1].mean() + cosines[sample.labels == 0].mean()) / 2
         share = float((data.labels == 1).mean())
@@ -182,6 +187,7 @@ class Training:
         towers = self.encoder.towers
         with torch.no_grad():
             towers.logit_bias.fill_(math.log(share / (1 - share)) - float(middle) * towers.scale().item())
+        workers.copy_from_first([towers.logit_bias.data])
 
     def _finish_epoch(self) -> None:
         per_epoch = self._batches.per_epoch
@@ -198,6 +204,7 @@ class Training:
             "data_wait": self._running["waited"] / self._running["seconds"],
         }
         epoch["score"] = self._score(epoch)
+        epoch = workers.from_first(epoch)  # all decide alike, were their sums to differ in the last bit
         best = epoch["score"] > max((e["score"] for e in self._history), default=float("-inf"))
         epoch["best"] = float(best)
         self._history.append(epoch)

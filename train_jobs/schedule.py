@@ -22,7 +22,7 @@ VisionOptimizer = Literal["adamw", "sgd"]
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters (Hu et al. 2021) on the attention of the towers, merged into the weights that are saved."""
+    """Low-rank adapters (Hu et al. 2021) on the towers' linear layers, merged into the weights that are saved."""
 
     rank: int = 0
     """Rank of the adapters; 0 trains the weights themselves."""
@@ -54,7 +54,7 @@ class Schedule:
     precision: Precision
     augmentation: Augmentation
     freeze: Frozen
-    new_heads: bool  # the projections are freshly made, so that a frozen tower's is trained too
+    new_text_head: bool  # the text projection is new, and trained whatever is frozen
     lora: Lora
     gradient_checkpointing: bool
     shard: bool  # FSDP

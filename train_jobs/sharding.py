@@ -29,7 +29,8 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 def shard(towers: TwoTower) -> None:
     """Shard both towers in place over all workers."""
     for tower in (towers.model.vision_model, towers.model.text_model):
-        for layers in [module for module in tower.modules() if isinstance(module, nn.ModuleList)]:
+        lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
+        for layers in reversed(lists):  # stages hold blocks, which come first
             for layer in layers:
                 fully_shard(layer)
         fully_shard(tower)
@@ -49,6 +50,8 @@ def clip(towers: TwoTower, largest: float) -> Tensor:
     parts = []
     for kind in (True, False):
         of_kind = [gradient for gradient in gradients if isinstance(gradient, DTensor) is kind]
+        if not of_kind:
+            continue
         norm = nn.utils.get_total_norm(of_kind)
         parts.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
     total = torch.linalg.vector_norm(torch.stack(parts))

@@ -74,9 +74,17 @@ class TwoTower(nn.Module):
         return out.pooler_output
 
     def scale(self) -> Tensor:
-        """The factor on cosines, float32 [], of CLIP and dual models at most MAX_LOGIT_SCALE."""
-        bound = MAX_LOGIT_SCALE if self._projects else math.inf
-        return self.model.logit_scale.float().exp().clamp(max=bound).reshape(())
+        """The factor on cosines, float32 []."""
+        return self.model.logit_scale.float().exp().reshape(())
+
+    @torch.no_grad()
+    def bound_scale(self) -> None:
+        """Bring the scale of CLIP and dual models down to MAX_LOGIT_SCALE.
+
+        For after each update, as CLIP did: a bound within the graph has no gradient beyond it, and holds for ever.
+        """
+        if self._projects:
+            self.model.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
     def forward(self, images: Tensor, texts: Texts) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(image [N, D], text [M, D], scale [], bias []): all parameters in one graph, as DDP needs."""

@@ -19,7 +19,7 @@ _HEADS = {"vision": "visual_projection", "text": "text_projection"}
 def prepare(encoder: Encoder, schedule: Schedule) -> None:
     """Freeze, adapt and checkpoint `encoder`'s model in place, as `schedule` says.
 
-    Scale and bias are always trained. A frozen tower's projection is frozen with it, unless it is new.
+    Scale and bias are always trained. A frozen tower's projection is frozen with it, unless it is a new one.
     Raises InputError (cannot_adapt, cannot_checkpoint, cannot_shard, cannot_mix).
     """
     towers = encoder.towers
@@ -47,8 +47,11 @@ def prepare(encoder: Encoder, schedule: Schedule) -> None:
         for parameter in tower(towers, schedule.freeze).parameters():
             parameter.requires_grad_(False)
         head = getattr(towers.model, _HEADS[schedule.freeze], None)
-        if head is not None and not schedule.new_heads:
+        if head is not None and not (schedule.new_text_head and schedule.freeze == "text"):
             head.requires_grad_(False)
+    for name, parameter in towers.named_parameters():
+        if name.endswith("mask_token"):  # for pretraining on masked pictures only; DDP waits for its gradient
+            parameter.requires_grad_(False)
     if schedule.lora.rank:
         _adapt(towers, schedule)
 
@@ -90,7 +93,6 @@ def _adapt(towers: TwoTower, schedule: Schedule) -> None:
             "There is no linear layer in the towers to be trained, so LoRA has nothing to adapt.",
             "Use --lora.rank 0 for convolutional towers.",
         )
-    was_trained = {id(p) for p in towers.parameters() if p.requires_grad}
     lora = schedule.lora
     config = LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=linear, bias="none"
@@ -99,7 +101,5 @@ def _adapt(towers: TwoTower, schedule: Schedule) -> None:
     towers.model = cast(PreTrainedModel, get_peft_model(towers.model, config))
     for parameter in (towers.model.logit_scale, towers.logit_bias):
         parameter.requires_grad_(True)
-    if schedule.new_heads:
-        for head in _HEADS.values():
-            for parameter in getattr(towers.model, head).parameters():
-                parameter.requires_grad_(id(parameter) in was_trained)
+    if schedule.new_text_head:
+        getattr(towers.model, _HEADS["text"]).requires_grad_(True)

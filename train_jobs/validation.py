@@ -60,13 +60,14 @@ class Validation:
 
 
 def _shared(rows: Sequence[int], embed: Callable[[Sequence[int]], Embeddings]) -> Embeddings:
-    """Embeddings of `rows`, each computed by one worker and known to all: float32 [len(rows), D]."""
+    """Embeddings of `rows`, each computed by one worker and known to all: float32 [len(rows), D].
+
+    All workers compute equally many, some twice: sharded towers need everyone in each of their forward passes.
+    """
     count = workers.count()
-    mine = rows[workers.rank() :: count]
-    everyone = workers.gathered(embed(mine) if len(mine) else None)
-    width = next(part.shape[1] for part in everyone if part is not None)
-    table = np.empty((len(rows), width), np.float32)
+    padded = [*rows, *([rows[0]] * (-len(rows) % count))]
+    everyone = workers.gathered(embed(padded[workers.rank() :: count]))
+    table = np.empty((len(padded), everyone[0].shape[1]), np.float32)
     for rank, part in enumerate(everyone):
-        if part is not None:
-            table[rank::count] = part
-    return table
+        table[rank::count] = part
+    return table[: len(rows)]
