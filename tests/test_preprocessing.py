@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
 from PIL import Image
 from transformers import (
     BitImageProcessorPil,
@@ -16,7 +17,6 @@ from transformers import (
 )
 
 from data_jobs.errors import InputError
-from tests import tiny_models
 from train_jobs import preprocessing
 from train_jobs.encoder import Encoder
 from train_jobs.preprocessing import View

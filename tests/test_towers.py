@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from PIL import Image
+from tiny_models import SIGLIP_BIAS, SIGLIP_SCALE, TEXTS
 from torch.nn.functional import normalize
 from transformers import (
     AutoModel,
@@ -20,8 +22,6 @@ from transformers import (
 )
 
 from data_jobs import text
-from tests import tiny_models
-from tests.tiny_models import SIGLIP_BIAS, SIGLIP_SCALE, TEXTS
 from train_jobs.encoder import Encoder
 from train_jobs.spec import FILE, ModelSpec
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
+from tiny_models import LAYERS, TEXTS
 from torch.nn.functional import normalize
 from transformers import (
     AutoModel,
@@ -34,8 +36,6 @@ from transformers import (
 
 from data_jobs import text as normaliser
 from data_jobs.errors import InputError
-from tests import tiny_models
-from tests.tiny_models import LAYERS, TEXTS
 from train_jobs import losses, scratch, two_towers
 from train_jobs.encoder import Encoder
 
