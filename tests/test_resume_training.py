@@ -90,7 +90,16 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_a_stopped_and_a_killed_driver_are_resumed_at_the_step(
+def train_workers(driver: int) -> Iterator[psutil.Process]:
+    for process in psutil.Process(driver).children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                yield process
+        except psutil.Error:  # it ended meanwhile
+            continue
+
+
+def test_a_stopped_driver_a_killed_one_and_a_killed_worker_cost_only_time(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "model"
@@ -118,28 +127,11 @@ def test_a_stopped_and_a_killed_driver_are_resumed_at_the_step(
     assert killed_at > stopped_at
 
     third = start(data, output, "--resume")
+    wait_for_step(output, killed_at + 6, third)
+    next(train_workers(third.pid)).kill()
     said = third.communicate(timeout=300)[0]
     assert third.returncode == 0, said
     assert f"step {killed_at}" in said
-    same_run(output, undisturbed)
-
-
-def train_workers(driver: int) -> Iterator[psutil.Process]:
-    for process in psutil.Process(driver).children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                yield process
-        except psutil.Error:  # it ended meanwhile
-            continue
-
-
-def test_a_killed_worker_costs_only_time(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    output = tmp_path / "model"
-    process = start(data, output)
-    wait_for_step(output, 8, process)
-    next(train_workers(process.pid)).kill()
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
     same_run(output, undisturbed)
 
 

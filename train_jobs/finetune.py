@@ -239,13 +239,12 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
     _fits(config, use_gpu)
     start, base, revision = _starting_point(config, train_data, folder)
     on = ray.put(held_out)
-    before = _scores(start, on, use_gpu)
+    (before,) = _scores([start], on, use_gpu)
     with Trackers.open(folder, flags, resume=config.resume) as trackers:
         print(f"tensorboard --logdir {folder / 'tensorboard'}")
         history = _fit(config, start, train_data, val_data, folder, use_gpu, trackers)
         summary: dict[str, Any] = {"output_dir": str(config.output_dir.absolute()), "epochs": len(history)}
-        for name in MODELS:
-            scores = _scores(str(folder / name), on, use_gpu)
+        for name, scores in zip(MODELS, _scores([str(folder / m) for m in MODELS], on, use_gpu), strict=True):
             encoder = Encoder.load(folder / name, device="cpu")
             spec = encoder.spec.replace(
                 base_model=base, base_revision=revision, data_fingerprint=train_data.fingerprint
@@ -477,16 +476,16 @@ def _cpus(config: Finetune) -> float:
     return config.cpus_per_worker or max(1.0, ray.cluster_resources().get("CPU", 1) // config.num_workers)
 
 
-def _scores(model: str, data: ray.ObjectRef, use_gpu: bool) -> NDArray[np.float32]:
-    """The cosine of every pair of `data`, computed by one Ray task."""
+def _scores(models: list[str], data: ray.ObjectRef, use_gpu: bool) -> list[NDArray[np.float32]]:
+    """By each model the cosine of every pair of `data`, computed by one Ray task."""
     task = _score.options(num_gpus=1 if use_gpu else 0)
-    found: NDArray[np.float32] = ray.get(task.remote(model, "cuda" if use_gpu else "cpu", data))
+    found: list[NDArray[np.float32]] = ray.get(task.remote(models, "cuda" if use_gpu else "cpu", data))
     return found
 
 
 @ray.remote(num_cpus=1, max_calls=1)  # a process that stayed would hold its part of the GPU's memory
-def _score(model: str, device: str, data: PairData) -> NDArray[np.float32]:
-    return score_pairs(Encoder.load(model, device), data)
+def _score(models: list[str], device: str, data: PairData) -> list[NDArray[np.float32]]:
+    return [score_pairs(Encoder.load(model, device), data) for model in models]
 
 
 def _schedule(config: Finetune, threads: int) -> Schedule:
