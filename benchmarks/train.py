@@ -212,7 +212,7 @@ def bare_loop(work: Work, together: Barrier) -> Outcome:
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * _factor(step, work)
         optimiser.step()
-        total += float(loss)
+        total += loss.item()
         windows.append(Window(step + 1, batch_size, time.perf_counter() - started, 0.0))
     return Outcome(windows, total / per_epoch)
 

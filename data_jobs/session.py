@@ -14,7 +14,6 @@ from data_jobs.errors import InputError
 
 QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset it warns on machines without GPU
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train tab
 }
 
 
@@ -33,7 +32,9 @@ def connected() -> Iterator[None]:
         return
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ:
+    if "RAY_ADDRESS" in os.environ:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's Train tab
+    else:  # where there is no dashboard, tracking waits a minute for it at the end of every training
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     root = str(Path(__file__).parent.parent)
     # Workers must find the three packages also when the job is not run from the checkout.
