@@ -339,15 +339,15 @@ class TestErrors:
         assert together == pytest.approx(alone, abs=1e-5)
 
 
-def test_build_refuses_another_models_index_and_a_missing_model(
-    best_model: Path, built_index: Path, trained: Path, tmp_path: Path
-) -> None:
+def test_build_refuses_another_models_index_and_a_missing_model(built_index: Path, tmp_path: Path) -> None:
     from data_jobs.errors import InputError
     from serve_app.app import build
     from serve_app.settings import ServeArgs
+    from train_jobs import scratch
 
+    scratch.build("scratch:tiny-clip", ["a mug"], seed=1).save(tmp_path / "another")
     with pytest.raises(InputError) as other:
-        build(ServeArgs(model=str(trained / "initial_model"), index=str(built_index)))
+        build(ServeArgs(model=str(tmp_path / "another"), index=str(built_index)))
     assert other.value.code == "index_of_another_model"
     with pytest.raises(InputError) as missing:
         build(ServeArgs(model=str(tmp_path / "nothing")))
