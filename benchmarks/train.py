@@ -399,11 +399,6 @@ def vit_b_32(texts: list[str], seed: int) -> Encoder:
         text_normalizer=text.VERSION,
         logit_scale=scratch.LOGIT_SCALE,
         logit_bias=0.0,
-        calibration=None,
-        threshold=None,
-        metrics={},
-        data_fingerprint=None,
-        weights_sha256=None,
     )
     return Encoder(model, tokenizer, spec, device="cpu")
 

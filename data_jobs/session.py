@@ -17,6 +17,11 @@ QUIET = {
 }
 
 
+def may_grow() -> bool:
+    """Whether the cluster is one that was joined, where a node may yet appear; a machine of our own stays as it is."""
+    return "RAY_ADDRESS" in os.environ
+
+
 @contextmanager
 def connected() -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS or an already connected one, else start a local one for the block.
@@ -32,7 +37,7 @@ def connected() -> Iterator[None]:
         return
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" in os.environ:
+    if may_grow():
         os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1")  # the dashboard's Train tab
     else:  # where there is no dashboard, tracking waits a minute for it at the end of every training
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -66,7 +71,7 @@ def placed(device: str) -> tuple[str, int]:
     if not device.startswith("cuda"):
         return device, 0
     if not gpus:
-        if "RAY_ADDRESS" not in os.environ:
+        if not may_grow():
             raise InputError(
                 "no_such_device",
                 f"The device is {device!r}, and this machine has no GPU.",

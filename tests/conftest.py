@@ -2,12 +2,15 @@
 
 import logging
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from data_jobs import ingest, make_sample
@@ -124,6 +127,23 @@ def client(server: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real Chromium without network."""
+    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
+    quiet = ["background-networking", "component-update", "sync", "gpu"]
+    with api.sync_playwright() as driver:
+        launched = driver.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)],
+        )
+        yield launched
+        launched.close()
+
+
 def save_photos(products: Sequence[Product], folder: Path) -> Path:
     """Draw product i, 48 pixels square, as `folder/i.png`; returns the folder."""
     for i, product in enumerate(products):
@@ -135,6 +155,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def processes_of(driver: int, name: str) -> Iterator[psutil.Process]:
+    """The processes that `driver` started, and those that they did, with `name` in their command lines."""
+    for process in psutil.Process(driver).children(recursive=True):
+        try:
+            if name in " ".join(process.cmdline()):
+                yield process
+        except psutil.Error:  # it ended meanwhile
+            continue
 
 
 HEARING_CTRL_C = [

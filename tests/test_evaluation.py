@@ -30,11 +30,6 @@ SPEC = ModelSpec(
     text_normalizer=text.VERSION,
     logit_scale=10.0,
     logit_bias=0.0,
-    calibration=None,
-    threshold=None,
-    metrics={},
-    data_fingerprint=None,
-    weights_sha256=None,
 )
 CALIBRATED = SPEC.replace(
     calibration=Calibration(

@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,22 +223,6 @@ def test_equal_scores_still_make_a_page() -> None:
 
 def test_equal_evaluations_give_equal_pages() -> None:
     assert _page() == _page()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
-    quiet = ["background-networking", "component-update", "sync", "gpu"]
-    with api.sync_playwright() as driver:
-        launched = driver.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)],
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

@@ -85,12 +85,16 @@ def test_a_precision_out_of_reach_leaves_no_threshold_but_probabilities() -> Non
     assert {"ece", "brier"} < set(found.metrics)
 
 
-def test_another_prevalence_is_corrected_for_and_not_measured_here() -> None:
+def test_another_prevalence_is_corrected_for_and_what_is_measured_is_weighted_to_it() -> None:
+    scores = _scores(3.0)
     found = _judged(after=3.0, prevalence=0.9)
     assert found.spec.calibration is not None and found.spec.threshold is not None
     assert found.spec.calibration.prevalence == found.spec.threshold.prevalence == 0.9
     assert found.spec.calibration.sample_prevalence == 0.5
-    assert "brier" not in found.metrics
+    said = scoring.probability(scores, found.spec.calibration)
+    errors = (said - LABELS) ** 2
+    expected = 0.9 * errors[LABELS == 1].mean() + 0.1 * errors[LABELS == 0].mean()
+    assert found.metrics["brier"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("method", "policy"), [("platt", "max-f1"), ("platt", "recall=0.9")])

@@ -1,9 +1,7 @@
 """The report page: its numbers, and, in a real browser, that nothing in a catalogue can run or call out."""
 
 import re
-import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,22 +177,6 @@ def test_bars_leave_out_empty_ends() -> None:
         {"label": "3,000 and more", "count": 1, "width": 25.0},
     ]
     assert bars(histogram[:1]) == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
-    quiet = ["background-networking", "component-update", "sync", "gpu"]
-    with api.sync_playwright() as driver:
-        launched = driver.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)],
-        )
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

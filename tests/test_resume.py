@@ -6,13 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pytest
-from conftest import HEARING_CTRL_C, REPO_ROOT
+from conftest import HEARING_CTRL_C, REPO_ROOT, processes_of
 
 from data_jobs import dataset
 from data_jobs.drawing import draw, random_products
@@ -71,15 +69,6 @@ def wait_for_parts(output: Path, count: int, process: "subprocess.Popen[str]") -
         time.sleep(0.01)
 
 
-def writers(driver: int) -> Iterator[psutil.Process]:
-    for process in psutil.Process(driver).children(recursive=True):
-        try:
-            if "(write)" in " ".join(process.cmdline()):
-                yield process
-        except psutil.Error:  # it ended meanwhile
-            continue
-
-
 def test_a_killed_driver_is_resumed_where_it_was(source: Path, undisturbed: Path, tmp_path: Path) -> None:
     output = tmp_path / "dataset"
     first = start(source, output)
@@ -125,7 +114,7 @@ def test_killed_workers_cost_nothing(source: Path, undisturbed: Path, tmp_path: 
     wait_for_parts(output, 2, process)
     killed: set[int] = set()
     while len(killed) < 3 and process.poll() is None:  # a process is called a writer only while it writes
-        for writer in writers(process.pid):
+        for writer in processes_of(process.pid, "(write)"):
             writer.kill()
             killed.add(writer.pid)
         time.sleep(0.02)

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import HEARING_CTRL_C, REPO_ROOT, free_port
+from conftest import HEARING_CTRL_C, REPO_ROOT, free_port, processes_of
 
 from data_jobs import dataset
 from train_jobs.spec import ModelSpec
@@ -90,15 +89,6 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def train_workers(driver: int) -> Iterator[psutil.Process]:
-    for process in psutil.Process(driver).children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                yield process
-        except psutil.Error:  # it ended meanwhile
-            continue
-
-
 def test_a_stopped_driver_a_killed_one_and_a_killed_worker_cost_only_time(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -128,7 +118,7 @@ def test_a_stopped_driver_a_killed_one_and_a_killed_worker_cost_only_time(
 
     third = start(data, output, "--resume")
     wait_for_step(output, killed_at + 6, third)
-    next(train_workers(third.pid)).kill()
+    next(processes_of(third.pid, "RayTrainWorker")).kill()
     said = third.communicate(timeout=300)[0]
     assert third.returncode == 0, said
     assert f"step {killed_at}" in said

@@ -25,8 +25,8 @@ def _spec(threshold: Threshold | None) -> ModelSpec:
         base_model="test", base_revision=None, family="clip", embedding_dim=4, image_size=32,
         image_resize="crop", image_shortest=32, image_resample="bicubic",
         image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), context_length=77, pad_to_context=False,
-        text_normalizer=text.VERSION, logit_scale=10.0, logit_bias=0.0, calibration=None,
-        threshold=threshold, metrics={}, data_fingerprint=None, weights_sha256=None,
+        text_normalizer=text.VERSION, logit_scale=10.0, logit_bias=0.0,
+        threshold=threshold,
     )  # fmt: skip
 
 

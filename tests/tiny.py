@@ -67,11 +67,6 @@ def encoder(kind: str = "clip", *, dropout: float = 0.0, seed: int = 0) -> Encod
         text_normalizer=text.VERSION,
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=0.0,
-        calibration=None,
-        threshold=None,
-        metrics={},
-        data_fingerprint=None,
-        weights_sha256=None,
     )
     return Encoder(model, tokenizer, spec, "cpu", batch_size=4)
 

@@ -35,7 +35,7 @@ from train_jobs.checkpoints import local_folder
 from train_jobs.comparison import IMAGE_TO_TEXT, LESS_IS_BETTER, TEXT_TO_IMAGE, Comparison, Measured, Scored
 from train_jobs.encoder import Embeddings, Encoder, loaded
 from train_jobs.evaluation import places, without_nan
-from train_jobs.interpolation import interpolate, refuse_unlike
+from train_jobs.interpolation import interpolate, mixed, refuse_unlike
 from train_jobs.pairdata import Distinct, PairData, embed_pictures, slices
 from train_jobs.spec import Estimate, ModelSpec
 
@@ -84,10 +84,10 @@ class _Subject:
     alpha: float = 0.0
 
     def load(self, version: str, device: str) -> Encoder:
-        """`version` is as in encoder.loaded: a process keeps a model, but mixes anew for every task."""
+        """`version` is as in encoder.loaded: a process keeps what it loaded or mixed last."""
         if self.other is None:
             return loaded(self.model, version, device)
-        return interpolate(Encoder.load(self.model, device), Encoder.load(self.other, device), self.alpha)
+        return mixed(self.model, self.other, self.alpha, version, device)
 
     @classmethod
     def between(cls, a: str, b: str, alpha: float) -> "_Subject":

@@ -261,10 +261,6 @@ def _spec_of_checkpoint(
         text_normalizer=text.VERSION,
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=0.0 if bias is None else float(bias.detach()),
-        calibration=None,
-        threshold=None,
-        metrics={},
-        data_fingerprint=None,
         weights_sha256=weights,
     )
 

@@ -13,7 +13,6 @@ that was killed goes on with --resume.
 import dataclasses
 import json
 import math
-import os
 import queue as queues
 import shutil
 import threading
@@ -39,7 +38,7 @@ from data_jobs import command, dataset, files, stream
 from data_jobs.artefacts import resumable, write_file
 from data_jobs.csv_pairs import CsvPairs
 from data_jobs.errors import InputError
-from data_jobs.session import connected, placed
+from data_jobs.session import connected, may_grow, placed
 from data_jobs.splits import split_of
 from train_jobs import (
     calibration,
@@ -268,9 +267,16 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
 
 
 def _tidy(folder: Path) -> None:
-    """Remove what only a run under way needs, and what a killed worker was writing."""
-    for leftover in [folder / STATES, folder / "ray", folder / "initial_model", *folder.glob(".*.writing-*")]:
+    """Remove what only a run under way needs."""
+    for leftover in (folder / STATES, folder / "ray", folder / "initial_model"):
         shutil.rmtree(leftover, ignore_errors=True)
+    _remove_half_written(folder)
+
+
+def _remove_half_written(folder: Path) -> None:
+    """Remove what a killed worker was writing."""
+    for half_written in [*folder.glob(".*.writing-*"), *folder.glob(f"{STATES}/.*.writing-*")]:
+        shutil.rmtree(half_written, ignore_errors=True)
 
 
 def _index(folder: Path, data: Path, use_gpu: bool) -> str:
@@ -462,7 +468,7 @@ def _fits(config: Finetune, use_gpu: bool) -> None:
         there = ray.cluster_resources().get(resource, 0)
         if workers * each > there:
             wanted = f"{workers} workers of {each:g} {resource} each, and there are {there:g}"
-            if "RAY_ADDRESS" not in os.environ:
+            if not may_grow():
                 raise InputError(
                     "no_room",
                     f"This machine has no room for {wanted}.",
@@ -534,8 +540,7 @@ def _fit(
 ) -> list[dict[str, float]]:
     """Run the workers, replacing those that are lost; the history of all epochs."""
     cpus = _cpus(config)
-    for half_written in [*folder.glob(".*.writing-*"), *folder.glob(f"{STATES}/.*.writing-*")]:
-        shutil.rmtree(half_written, ignore_errors=True)
+    _remove_half_written(folder)
     with _listening(trackers) as queue:
         trainer = TorchTrainer(
             _worker,

@@ -7,6 +7,7 @@ normalisation are interpolated as the weights are, not measured again.
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -36,6 +37,15 @@ _PROBES = (
 """Equal vocabularies can still cut texts differently (merges, lower-casing); these would show it."""
 
 
+@lru_cache(maxsize=1)
+def mixed(a: str, b: str, alpha: float, version: str, device: str) -> Encoder:
+    """The interpolation of the models at two paths, once in a process for tasks that follow one another.
+
+    `version` is as in encoder.loaded.
+    """
+    return interpolate(Encoder.load(a, device), Encoder.load(b, device), alpha)
+
+
 def interpolate(a: Encoder, b: Encoder, alpha: float) -> Encoder:
     """(1 - alpha) * a + alpha * b, on b's device; `a` and `b` stay as they are and share b's tokenizer with it.
 
@@ -51,13 +61,13 @@ def interpolate(a: Encoder, b: Encoder, alpha: float) -> Encoder:
         )
     refuse_unlike(a, b)
     other = a.towers.state_dict()
-    mixed = {
+    weights = {
         name: torch.lerp(other[name].to(ours.device), ours, alpha) if ours.is_floating_point() else ours
         for name, ours in b.towers.state_dict().items()
     }
     between = copy.copy(b)
     between.towers = copy.deepcopy(b.towers)
-    between.towers.load_state_dict(mixed)
+    between.towers.load_state_dict(weights)
     if alpha in (0, 1):
         between.spec = a.spec if alpha == 0 else b.spec
         return between

@@ -9,6 +9,7 @@ from data_jobs.errors import InputError
 from train_jobs import calibration, comparison, metrics, scoring, thresholds
 from train_jobs.comparison import Comparison
 from train_jobs.pairdata import PairData
+from train_jobs.prevalence import weighted
 from train_jobs.spec import Estimate, ModelSpec
 
 
@@ -66,9 +67,9 @@ def judge(
         lacks = "stays uncalibrated" if spec.calibration is None else "has no threshold of its own"
         warnings.append(f"the model {lacks}. {error}")
     if spec.calibration is not None:
+        weights = weighted(labels, spec.calibration.prevalence)
         found["ece"] = spec.calibration.ece
-        if policy.prevalence is None:  # else the probabilities are not those of this sample
-            found["brier"] = metrics.brier(scoring.probability(scores, spec.calibration), labels)
+        found["brier"] = metrics.brier(scoring.probability(scores, spec.calibration), labels, weights)
     return Outcome(spec.replace(metrics=found), found, compared, tuple(warnings))
 
 

@@ -59,11 +59,6 @@ def build(name: str, texts: Iterable[str], seed: int = 0) -> Encoder:
         text_normalizer=text.VERSION,
         logit_scale=LOGIT_SCALE,
         logit_bias=0.0,
-        calibration=None,
-        threshold=None,
-        metrics={},
-        data_fingerprint=None,
-        weights_sha256=None,
     )
     return Encoder(model, tokenizer, spec, device="cpu")
 

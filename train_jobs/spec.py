@@ -1,13 +1,13 @@
 """ModelSpec: the facts that travel with the weights, in `spec.json` beside them.
 
-Every field is required: a fact that nobody wrote down is an error, not a default. A plain checkpoint without
-`spec.json` gets its spec from its own configuration (`Encoder.load`).
+In the file every field is required: a fact that nobody wrote down is an error, not a default. A plain checkpoint
+without `spec.json` gets its spec from its own configuration (`Encoder.load`).
 """
 
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -102,11 +102,11 @@ class ModelSpec:
     text_normalizer: str  # data_jobs.text.VERSION
     logit_scale: float  # multiplies cosines, not its logarithm
     logit_bias: float  # added to scaled cosines; 0 where the recipe learns none
-    calibration: Calibration | None  # None: never calibrated
-    threshold: Threshold | None
-    metrics: dict[str, float]  # held-out, of the run that made the weights
-    data_fingerprint: str | None  # of the training dataset's report.json
-    weights_sha256: str | None  # of the weight files; None until saved
+    calibration: Calibration | None = None  # None: never calibrated
+    threshold: Threshold | None = None
+    metrics: dict[str, float] = field(default_factory=dict)  # held-out, of the run that made the weights
+    data_fingerprint: str | None = None  # of the training dataset's report.json
+    weights_sha256: str | None = None  # of the weight files; None until saved
 
     def __post_init__(self) -> None:
         if self.text_normalizer != text.VERSION:

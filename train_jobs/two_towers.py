@@ -94,11 +94,6 @@ def build(
         text_normalizer=normaliser.VERSION,
         logit_scale=float(model.logit_scale.detach().exp()),
         logit_bias=0.0,
-        calibration=None,
-        threshold=None,
-        metrics={},
-        data_fingerprint=None,
-        weights_sha256=None,
     )
     return Encoder(model, words.tokenizer, spec, device="cpu")
 
