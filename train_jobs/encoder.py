@@ -37,6 +37,7 @@ from train_jobs import checkpoints, preprocessing
 from train_jobs.preprocessing import Pixels as Pixels
 from train_jobs.preprocessing import View
 from train_jobs.spec import FILE, Family, ModelSpec
+from train_jobs.tokens import Tokens
 from train_jobs.towers import TwoTower
 
 Embeddings = NDArray[np.float32]
@@ -75,6 +76,7 @@ class Encoder:
         self.towers = TwoTower(model, spec.image_mean, spec.image_std, spec.logit_bias)
         self.towers.to(self.device).eval()
         self.tokenizer = tokenizer
+        self.tokens = Tokens(tokenizer, spec.context_length, spec.pad_to_context)
         self.spec = spec
         self.batch_size = batch_size
 
@@ -151,7 +153,10 @@ class Encoder:
 
     def texts(self, texts: Sequence[str]) -> Embeddings:
         """Texts as people write them -> float32 [N, D], unit norm. Batches are made of texts of like length."""
-        ids = self.token_ids(texts)
+        return self.texts_of(self.token_ids(texts))
+
+    def texts_of(self, ids: Sequence[list[int]]) -> Embeddings:
+        """Texts as `token_ids` gives them -> float32 [N, D], unit norm."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         out = np.empty((len(ids), self.spec.embedding_dim), np.float32)
         for start in range(0, len(order), self.batch_size):
@@ -161,29 +166,13 @@ class Encoder:
         return out
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Normalised, tokenised and cut to the context length, not padded."""
-        if not len(texts):
-            return []
-        encoded = self.tokenizer(
-            [text.normalize(t) for t in texts], truncation=True, max_length=self.spec.context_length
-        )
-        return cast(list[list[int]], encoded["input_ids"])
+        """As Tokens.ids."""
+        return self.tokens.ids(texts)
 
     def padded(self, ids: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token lists -> ids and mask, int64 [N, L] on the device.
-
-        Padded to the longest of the batch, or as SigLIP wants it: to the context length, and nothing masked.
-        """
-        whole = self.spec.pad_to_context
-        batch = self.tokenizer.pad(
-            {"input_ids": list(ids)},
-            padding="max_length" if whole else True,
-            max_length=self.spec.context_length if whole else None,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        mask = torch.ones_like(batch["input_ids"]) if whole else batch["attention_mask"]
-        return batch["input_ids"].to(self.device), mask.to(self.device)
+        """As Tokens.padded, on the device."""
+        batch, mask = self.tokens.padded(ids)
+        return batch.to(self.device), mask.to(self.device)
 
     def _to_device(self, pixels: Pixels) -> torch.Tensor:
         """uint8 [N, S, S, 3] -> uint8 [N, 3, S, S] on the device, channels last in memory."""
