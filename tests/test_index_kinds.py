@@ -1,6 +1,8 @@
 """Kinds of index: the rule's table, recall that other queries get too, and searches that do not disturb each other."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, get_args
 
 import faiss
@@ -9,7 +11,7 @@ import pytest
 
 from data_jobs.errors import InputError
 from train_jobs import index_kinds
-from train_jobs.index_kinds import Kind, Vectors, choose, factory, machine_memory, search, tune
+from train_jobs.index_kinds import Kind, Selection, Vectors, choose, factory, machine_memory, search, tune
 
 ROWS, WIDTH = 20_000, 32
 GB = 1e9
@@ -224,3 +226,114 @@ def test_threads_with_different_settings_do_not_disturb_each_other(
                for task in range(0, 99, 3)), "the settings make no difference"  # fmt: skip
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(one, range(300))) == alone
+
+
+def _mask(share: float) -> np.ndarray:
+    return np.random.default_rng(9).random(ROWS) < share
+
+
+def _best_of(mask: np.ndarray, queries: Vectors, k: int) -> np.ndarray:
+    return np.argsort(np.where(mask, -(queries @ VECTORS.T), np.inf), axis=1)[:, :k]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.04, 0.06, 0.5, 0.99])
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_an_exact_search_of_a_selection_is_what_numpy_finds(
+    built: dict[str, faiss.Index], kind: str, share: float
+) -> None:
+    mask = _mask(share)
+    scores, rows = search(built[kind], TEXTS[:50], 10, None, Selection.of(mask))
+    assert mask[rows].all()
+    np.testing.assert_allclose(
+        scores,
+        np.take_along_axis(TEXTS[:50] @ VECTORS.T, rows, axis=1),
+        atol=1e-3 if kind == "ivf-pq" else 1e-6,
+    )
+    right = _best_of(mask, TEXTS[:50], 10)
+    if kind == "ivf-pq":
+        assert (np.sort(rows) == np.sort(right)).mean() > 0.97
+    else:
+        np.testing.assert_array_equal(rows, right)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.06, 0.1, 0.3, 0.7])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("hnsw", {"efSearch": 16}), ("ivf-pq", {"nprobe": 4, "k_factor": 10})]
+)
+def test_a_selection_is_found_no_worse_than_all(
+    built: dict[str, faiss.Index], kind: str, settings: dict[str, int], share: float
+) -> None:
+    mask = _mask(share)
+    found = search(built[kind], OTHERS, 10, settings, Selection.of(mask))[1]
+    assert mask[found].all()
+    right = _best_of(mask, OTHERS, 10)
+    recall = np.mean([len({*a} & {*b}) / 10 for a, b in zip(found, right, strict=True)])
+    assert recall >= _recall(search(built[kind], OTHERS, 10, settings)[1], OTHERS)
+
+
+def test_of_few_rows_every_one_is_compared(built: dict[str, faiss.Index]) -> None:
+    assert Selection.of(_mask(0.06)).few is None
+    selection = Selection.of(_mask(0.04))
+    assert selection.few is not None and len(selection.few) == selection.rows
+    found = search(built["hnsw"], TEXTS, 10, {"efSearch": 1}, selection)[1]
+    np.testing.assert_array_equal(found, _best_of(_mask(0.04), TEXTS, 10))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("hnsw", {"efSearch": 16}), ("ivf-pq", {"nprobe": 1, "k_factor": 10})]
+)
+def test_a_selection_far_from_the_query_is_found_nevertheless(
+    built: dict[str, faiss.Index], kind: str, settings: dict[str, int]
+) -> None:
+    """The 6 % of rows that are least like the query: where an index looks there are none."""
+    query = TEXTS[:1]
+    mask = np.zeros(ROWS, bool)
+    mask[np.argsort(query @ VECTORS.T)[0, : int(0.06 * ROWS)]] = True
+    found = search(built[kind], query, 10, settings, Selection.of(mask))[1][0]
+    assert mask[found].all() and len(set(found.tolist())) == 10
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_mapped_index_answers_as_the_one_in_memory_and_cannot_be_changed(
+    built: dict[str, faiss.Index], kind: Kind, tmp_path: Path
+) -> None:
+    faiss.write_index(built[kind], str(tmp_path / "x"))
+    mapped = index_kinds.open_mapped(tmp_path / "x")
+    settings = {"flat": None, "hnsw": {"efSearch": 32}, "ivf-pq": {"nprobe": 8, "k_factor": 10}}[kind]
+    selection = Selection.of(_mask(0.3))
+    for how in ((settings, None), (None, None), (settings, selection), (None, selection)):
+        for here, there in zip(
+            search(mapped, TEXTS, 7, *how), search(built[kind], TEXTS, 7, *how), strict=True
+        ):
+            np.testing.assert_array_equal(here, there)
+    for change in (
+        lambda: mapped.add(VECTORS),
+        lambda: mapped.train(VECTORS),
+        mapped.reset,
+    ):  # add would abort
+        with pytest.raises(TypeError, match="cannot be changed"):
+            change()
+    assert mapped.ntotal == ROWS
+
+
+@pytest.fixture
+def blas_threshold() -> Iterator[None]:
+    before = faiss.cvar.distance_compute_blas_threshold
+    yield
+    faiss.cvar.distance_compute_blas_threshold = before
+
+
+def test_batches_go_through_blas_once_that_is_set_up(
+    built: dict[str, faiss.Index], blas_threshold: None
+) -> None:
+    """BLAS adds up in another order, so that some of the last bits differ."""
+
+    def as_alone(queries: int) -> bool:
+        alone = np.concatenate([search(built["flat"], TEXTS[i : i + 1], 50, None)[0] for i in range(queries)])
+        return bool((search(built["flat"], TEXTS[:queries], 50, None)[0] == alone).all())
+
+    assert as_alone(16)
+    index_kinds.set_up_batches(WIDTH)
+    assert as_alone(1) and as_alone(index_kinds.BLAS_QUERIES - 1)
+    assert not as_alone(index_kinds.BLAS_QUERIES) and not as_alone(16)
+    np.testing.assert_array_equal(search(built["flat"], TEXTS, 10, None)[1], _best(TEXTS, 10))
