@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
+# Ray's HAProxy comes for Linux only; README.md, "In production"
+HAPROXY := $(if $(filter Linux,$(shell uname)),RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo serve test lint format bench clean
@@ -24,7 +26,7 @@ demo: install ## the whole way, from pictures to HTTP answers; DATA=folder for y
 serve: install ## serve the model of CLIP_MODEL_PATH (default: the demo's)
 	CLIP_MODEL_PATH=$${CLIP_MODEL_PATH:-demo_output/model/best_model} \
 	CLIP_INDEX_PATH=$${CLIP_INDEX_PATH:-demo_output/index} \
-	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-disabled} $(BIN)/serve run serve_config.yaml
+	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-disabled} $(HAPROXY) $(BIN)/serve run serve_config.yaml
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ the deployments. Their numbers (replicas, queues, resources) are serve_config.ya
 
 from ray.serve import Application
 
+from data_jobs.errors import InputError
 from serve_app.embedding import Embedder
 from serve_app.ingress import Ingress
 from serve_app.retrieval import Retriever
@@ -16,14 +17,25 @@ from train_jobs.spec import ModelSpec
 
 
 def build(args: ServeArgs) -> Application:
-    """Bind the application. Raises InputError when the model cannot be had or the index is another model's."""
+    """Bind the application. Raises InputError when a model cannot be had or an index is another model's."""
     settings = resolve(args, Environment())
-    folder, _ = local_folder(settings.model)  # downloads a hub model once, or says at once that it cannot
-    if settings.index is not None:
-        Index.open(settings.index, ModelSpec.read(folder))
-    embedder = Embedder.bind(  # type: ignore[attr-defined]
-        settings.model, settings.device, settings.batch_size, settings.batch_wait_ms
-    )
-    retriever = Retriever.bind(settings.index)  # type: ignore[attr-defined]
-    application: Application = Ingress.bind(embedder, retriever, settings)  # type: ignore[attr-defined]
+    if settings.model_name in settings.models:
+        raise InputError(
+            "bad_settings",
+            f"Two models are named {settings.model_name!r}.",
+            "Give model_name, or rename the one under models.",
+        )
+    paths = {settings.model_name: settings.model, **settings.models}
+    # Downloads a hub model once, or says at once that it cannot.
+    folders = {name: str(local_folder(path)[0]) for name, path in paths.items()}
+    for index in settings.indexes.values():
+        Index.open(index, ModelSpec.read(folders[settings.model_name]))
+    embedders = {
+        name: Embedder.options(name="Embedder" if not number else f"Embedder-{name}").bind(  # type: ignore[attr-defined]
+            name, folder, settings.device, settings.batch_size
+        )
+        for number, (name, folder) in enumerate(folders.items())
+    }
+    retriever = Retriever.bind(dict(settings.indexes), settings.shadow_rate)  # type: ignore[attr-defined]
+    application: Application = Ingress.bind(embedders, retriever, settings)  # type: ignore[attr-defined]
     return application

@@ -27,12 +27,13 @@ def split_names(categories: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in categories.split(",") if name.strip())
 
 
-def parse(categories: str | None, default: Sequence[str], limit: int) -> list[str]:
-    """A request's comma-separated categories, each once; the default ones if there are none.
+def parse(categories: str | Sequence[str] | None, default: Sequence[str], limit: int) -> list[str]:
+    """A request's categories, a list or comma-separated, each once; the default ones if there are none.
 
     Raises InputError (too_many_categories).
     """
-    named = list(dict.fromkeys(split_names(categories or "")))
+    given = split_names(categories) if isinstance(categories, str) else categories or ()
+    named = list(dict.fromkeys(given))
     if len(named) > limit:
         raise InputError(
             "too_many_categories", f"{len(named)} categories were given; the limit is {limit}.", "Send fewer."

@@ -1,15 +1,18 @@
 """What goes over the wire: limits, responses, and which error is which status. Names are the contract's."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from data_jobs.errors import InputError
 from train_jobs.scoring import Confidence, Quality
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
-MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_SINGLE_BODY_BYTES = 16 * 1024 * 1024
+"""A picture as base64, and what else belongs to it."""
+MAX_BODY_BYTES = dict.fromkeys(("/clip/analyze-batch", "/v1/embeddings", "/embeddings"), 64 * 1024 * 1024)
+"""Of the routes that take several pictures."""
 MAX_TEXT_CHARACTERS = 500
 MAX_BATCH_ITEMS = 64
 MAX_CATEGORIES = 1000
@@ -23,6 +26,12 @@ _STATUS = {
     "unsupported_format": 415,
     "index_of_another_model": 409,
     "no_index": 404,
+    "model_not_served": 404,
+    "index_not_served": 404,
+    "path_outside_root": 403,
+    "paths_not_allowed": 403,
+    "url_not_allowed": 403,
+    "rate_limited": 429,
     "not_ready": 503,
 }
 """Error codes that are not plainly 422, "understood, but cannot be used"."""
@@ -47,6 +56,89 @@ class Verdict(BaseModel):
     model: str
 
 
+class Item(BaseModel):
+    """A picture, in exactly one of three ways, and a text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str | None = Field(default=None, description="Base64 or data URI.")
+    image_url: str | None = Field(default=None, description="Of a host that the deployment allows.")
+    image_path: str | None = Field(default=None, description="A file below the deployment's image root.")
+    text: str = Field(description="At most 500 characters.")
+    threshold: float | None = Field(default=None, description="Cosine; default: the deployment's.")
+
+
+class AnalyzeRequest(Item):
+    """/clip/analyze as JSON."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"image": "data:image/jpeg;base64,...", "text": "a red mug"}]}
+    )
+
+    model: str | None = None
+
+
+class BatchRequest(BaseModel):
+    """/clip/analyze-batch as JSON."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"items": [{"image": "data:image/jpeg;base64,...", "text": "a red mug"}]}]
+        },
+    )
+
+    items: Annotated[
+        list[Any],
+        WithJsonSchema({"type": "array", "maxItems": MAX_BATCH_ITEMS, "items": Item.model_json_schema()}),
+    ] = Field(description="Each is checked by itself.")
+    model: str | None = None
+
+
+class BatchResult(Verdict):
+    """One item's verdict."""
+
+    index: int = Field(description="The item's place in the request, from 0.")
+    image_path: str | None = Field(
+        description="As the request named the picture: its path, URL or file name."
+    )
+
+
+class BatchError(BaseModel):
+    """Why one item has no verdict. Its neighbours do not suffer."""
+
+    index: int
+    error: str
+    image_path: str | None
+    code: str
+    suggestion: str
+
+
+class BatchResponse(BaseModel):
+    results: list[BatchResult] = Field(
+        description="Of the items that could be judged, in the request's order."
+    )
+    errors: list[BatchError]
+    model: str
+
+
+class ClassifyRequest(BaseModel):
+    """/clip/classify as JSON."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"image": "data:image/jpeg;base64,...", "top_k": 3}]}
+    )
+
+    image: str | None = Field(default=None, description="Base64 or data URI.")
+    image_url: str | None = None
+    image_path: str | None = None
+    categories: str | list[str] | None = Field(
+        default=None, description="Comma-separated, or a list; default: /clip/categories."
+    )
+    top_k: int = Field(default=5, ge=1, le=MAX_TOP_K)
+    model: str | None = None
+
+
 class CategoryScore(BaseModel):
     category: str
     score: float = Field(description="Softmax over all categories asked about.")
@@ -69,23 +161,114 @@ class Health(BaseModel):
     device: str | None
 
 
+class ClipConfig(BaseModel):
+    """What the deployment does unless a request says otherwise."""
+
+    similarity_threshold: float
+    threshold_from: Literal["deployment", "model", "default"]
+    default_categories_count: int
+    model_loaded: bool
+    model: str
+    model_hash: str
+    device: str
+    backend: str
+    embedding_dim: int
+    calibrated: bool
+    max_file_bytes: int = MAX_FILE_BYTES
+    max_text_characters: int = MAX_TEXT_CHARACTERS
+    max_batch_items: int = MAX_BATCH_ITEMS
+
+
+class ClipInfo(BaseModel):
+    """For clients of the older catalogue system."""
+
+    available: bool
+    model_name: str
+    embedding_dim: int | None
+    device: str | None
+    cache_size_mb: float = Field(description="Embeddings in this process's cache.")
+
+
+class GpuStatus(BaseModel):
+    """For clients of the older catalogue system."""
+
+    available: bool = Field(description="Whether the model runs on a GPU.")
+    device: Literal["cuda", "rocm", "mps", "cpu"] | None
+    gpu_name: str | None
+    vram: float | None = Field(description="GB of the GPU's memory.")
+    throughput: float | None = Field(description="Pictures a second, lately, while there was work.")
+    first_run: bool = Field(description="No picture has been embedded yet.")
+    clip_available: bool
+    error: str | None
+
+
+class ModelCard(BaseModel):
+    """A served model, as OpenAI lists them, with what Catalens knows of it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "catalens"
+    aliases: list[str]
+    model_hash: str
+    embedding_dim: int
+    calibrated: bool
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
 class Live(BaseModel):
     status: Literal["live"] = "live"
 
 
+class IndexState(BaseModel):
+    """An index that can be searched."""
+
+    version: str
+    rows: int
+    problem: str | None = Field(description="Why a newer version is not in use.")
+
+
 class Ready(BaseModel):
-    status: Literal["ready", "busy"]
+    status: Literal["ready"]
     model: str
     index_version: str | None
+    indexes: dict[str, IndexState]
+    waiting: dict[str, int] = Field(description="Pictures and tokens in this process's queues.")
 
 
 class EmbeddingItem(BaseModel):
-    """One thing to embed: a text, or a picture as base64 or data URI."""
+    """One thing to embed: a text, or a picture as base64, data URI or URL."""
 
     model_config = ConfigDict(extra="forbid")
 
     text: str | None = None
     image: str | None = None
+
+
+class ImageUrl(BaseModel):
+    """OpenAI's way to give a picture: a data URI, or a URL of an allowed host."""
+
+    url: str
+    detail: str | None = None
+
+
+class Part(BaseModel):
+    """A part of a chat message."""
+
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+
+class ChatMessage(BaseModel):
+    """A message is one thing to embed; of several parts, the mean of theirs, of unit norm again."""
+
+    role: str = "user"
+    content: str | list[Part]
 
 
 class EmbeddingRequest(BaseModel):
@@ -95,11 +278,12 @@ class EmbeddingRequest(BaseModel):
         json_schema_extra={"examples": [{"input": ["a red mug", "ماگ قرمز"], "model": "clip"}]}
     )
 
-    input: str | EmbeddingItem | list[str | EmbeddingItem]
+    input: str | EmbeddingItem | list[str | EmbeddingItem] | None = None
+    messages: list[ChatMessage] | None = Field(default=None, description="Instead of `input`.")
     model: str | None = None
     modality: Literal["text", "image"] = Field(
         default="text",
-        description="What the strings of `input` are: texts, or pictures as base64 or data URI.",
+        description="What the strings of `input` are: texts, or pictures as base64, data URI or URL.",
     )
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
@@ -126,16 +310,39 @@ class EmbeddingResponse(BaseModel):
     usage: Usage
 
 
+class Weights(BaseModel):
+    """How much each part of a query counts; less than 0 means "less like this"."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: float = Field(default=1.0, ge=-10, le=10)
+    image: float = Field(default=1.0, ge=-10, le=10)
+    embedding: float = Field(default=1.0, ge=-10, le=10)
+
+
 class SearchRequest(BaseModel):
-    """A text or a picture to look for."""
+    """A text, a picture, an embedding of the served model, or several of these, to look for."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"text": "آش رشته", "top_k": 5}]}
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"text": "آش رشته", "top_k": 5},
+                {"text": "in blue", "image": "data:image/jpeg;base64,...", "weights": {"text": 0.5}},
+            ]
+        },
     )
 
     text: str | None = None
-    image: str | None = Field(default=None, description="Base64 or data URI.")
+    image: str | None = Field(default=None, description="Base64, data URI, or URL of an allowed host.")
+    embedding: list[float] | None = Field(default=None, max_length=16384)
+    weights: Weights = Weights()
     top_k: int = Field(default=10, ge=1, le=MAX_TOP_K)
+    index: str | None = Field(default=None, description="Name of an index; default: the first.")
+    filter: dict[str, Any] | None = Field(
+        default=None, description='Which documents may be found, as {"category": "soup", "price": {"lt": 5}}.'
+    )
+    exact: bool = Field(default=False, description="Compare with every vector, however many there are.")
 
 
 class SearchHit(BaseModel):

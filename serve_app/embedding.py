@@ -1,71 +1,130 @@
-"""The Embedder deployment: a model in a replica of its own, fed in batches.
+"""The Embedder deployment: a model in replicas of its own, which embed whole batches.
 
-Ingress replicas send pictures at the model's size and texts as written; whatever waits when the device falls
-idle is one batch. Text and image batches take turns.
+Batches are made where requests arrive (`dispatch`), so that a hop costs one call a batch. A replica computes one
+after the other, pictures and texts apart; it never sees files or texts, but pixels of the model's size and token ids.
 """
 
 import asyncio
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
 
+from data_jobs.errors import InputError
+from serve_app import telemetry
+from serve_app.dispatch import BusyError
+from serve_app.model import DeviceFacts, Embedded, ModelInfo, ReplacedError
 from train_jobs.encoder import Embeddings, Encoder, Pixels
-from train_jobs.spec import ModelSpec
+
+OTHER_MODEL = "other_model"
+"""Code of the error for a batch that was made for a model that the replica does not have (any more)."""
+BY_VALUE_BYTES = 3_500_000
+"""Larger batches go through the object store: Serve's gRPC messages hold 4 MB."""
+TRIES = 6
+"""With two models there while one is rolled out, each try meets the wrong one half the time."""
+RETRY_S = 0.05
+STUCK_S = 120.0
+"""A forward pass that takes longer is taken for a replica that hangs: Serve starts another."""
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """What the ingress must know of the loaded model."""
-
-    name: str
-    device: str
-    spec: ModelSpec
-
-
-@serve.deployment
+@serve.deployment(max_surge_percent=100)  # a new version starts before the old one stops
 class Embedder:
-    """Embeds on one device. Methods take and give up to `batch_size` rows a call."""
+    """Embeds on one device, one batch at a time."""
 
-    def __init__(self, model: str, device: str, batch_size: int, batch_wait_ms: float) -> None:
-        self._encoder = Encoder.load(model, device, batch_size)
-        self._info = ModelInfo(model, str(self._encoder.device), self._encoder.spec)
+    def __init__(self, name: str, folder: str, device: str, batch_size: int) -> None:
+        started = time.monotonic()
+        self._encoder = Encoder.load(folder, device, batch_size)
+        spec = self._encoder.spec
+        self._hash = spec.model_hash
+        self._encoder.images(np.zeros((1, spec.image_size, spec.image_size, 3), np.uint8))  # warm
+        self._encoder.texts(["warm"])
+        self._info = ModelInfo(
+            name=name,
+            device=str(self._encoder.device),
+            device_facts=DeviceFacts.of(self._encoder.device),
+            backend="torch",
+            spec=spec,
+            tokens=self._encoder.tokens,
+            loaded_s=time.monotonic() - started,
+        )
+        self._replica = serve.get_replica_context().replica_id.unique_id
         self._one_at_a_time = asyncio.Lock()
-        for batched in (self._image_batch, self._text_batch):
-            batched.set_max_batch_size(batch_size)
-            batched.set_batch_wait_timeout_s(batch_wait_ms / 1000)
+        self._since: float | None = None  # when the forward pass under way began
 
-    def info(self) -> ModelInfo:
+    async def info(self) -> ModelInfo:
+        """What is loaded."""
         return self._info
 
-    async def images(self, pixels: Pixels) -> Embeddings:
-        """uint8 [N, S, S, 3], N <= batch_size -> float32 [N, D], unit norm."""
-        rows: Embeddings = await self._image_batch(pixels)
-        return rows
+    async def images(self, model_hash: str, pixels: Pixels) -> Embedded:
+        """uint8 [N, S, S, 3] -> embeddings. Raises InputError (other_model)."""
+        self._require(model_hash)
+        return await self._forward(self._encoder.images, pixels)
 
-    async def texts(self, texts: list[str]) -> Embeddings:
-        """N <= batch_size texts as written -> float32 [N, D], unit norm."""
-        rows: Embeddings = await self._text_batch(texts)
-        return rows
+    async def texts(self, model_hash: str, ids: Sequence[list[int]]) -> Embedded:
+        """N texts as Tokens.ids gives them -> embeddings. Raises InputError (other_model)."""
+        self._require(model_hash)
+        return await self._forward(self._encoder.texts_of, ids)
 
-    async def tokens(self, texts: list[str]) -> int:
-        """How many tokens the model reads of these texts, for the usage report."""
-        return sum(map(len, self._encoder.token_ids(texts)))
+    async def check_health(self) -> None:
+        """Asked by Serve; raises for a forward pass that hangs, which ends this replica."""
+        if self._since is not None and time.monotonic() - self._since > STUCK_S:
+            raise RuntimeError(f"A forward pass has taken more than {STUCK_S:.0f} s.")
 
-    @serve.batch(batch_size_fn=lambda requests: sum(map(len, requests)))
-    async def _image_batch(self, requests: list[Pixels]) -> list[Embeddings]:
-        rows = await self._forward(self._encoder.images, np.concatenate(requests))
-        return _split(rows, [len(request) for request in requests])
+    def _require(self, model_hash: str) -> None:
+        if model_hash != self._hash:
+            raise InputError(
+                OTHER_MODEL, f"The batch is for model {model_hash}; this is {self._hash}.", "Ask anew."
+            )
 
-    @serve.batch(batch_size_fn=lambda requests: sum(map(len, requests)))
-    async def _text_batch(self, requests: list[list[str]]) -> list[Embeddings]:
-        rows = await self._forward(self._encoder.texts, [text for request in requests for text in request])
-        return _split(rows, [len(request) for request in requests])
-
-    async def _forward(self, embed: object, batch: object) -> Embeddings:
+    async def _forward(self, embed: Callable[[Any], Embeddings], batch: Any) -> Embedded:
         async with self._one_at_a_time:  # the encoder is not thread-safe; the event loop stays free
-            return await asyncio.to_thread(embed, batch)  # type: ignore[arg-type]
+            self._since = time.monotonic()
+            try:
+                rows = await asyncio.to_thread(embed, batch)
+                return Embedded(rows, self._replica, time.monotonic() - self._since)
+            finally:
+                self._since = None
 
 
-def _split(rows: Embeddings, counts: list[int]) -> list[Embeddings]:
-    return np.split(rows, np.cumsum(counts)[:-1])
+class EmbedderReplicas:
+    """The Embedder's replicas as `model.Replicas`: any of them answers, and one that dies costs a retry."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def info(self) -> ModelInfo:
+        """What one of them has loaded."""
+        info: ModelInfo = await self._handle.options(_by_reference=True).info.remote()
+        return info
+
+    async def images(self, model_hash: str, pixels: Pixels) -> Embedded:
+        """As Embedder.images. Raises ReplacedError, BusyError, or the last failure."""
+        return await self._call("images", pixels.nbytes, model_hash, pixels)
+
+    async def texts(self, model_hash: str, ids: Sequence[list[int]]) -> Embedded:
+        """As Embedder.texts. Raises ReplacedError, BusyError, or the last failure."""
+        return await self._call("texts", 0, model_hash, ids)
+
+    async def _call(self, method: str, size: int, model_hash: str, batch: Any) -> Embedded:
+        handle = self._handle.options(method_name=method, _by_reference=size > BY_VALUE_BYTES)
+        failure: Exception = ReplacedError()
+        for attempt in range(TRIES):
+            try:
+                answer: Embedded = await handle.remote(model_hash, batch)
+                return answer
+            except BackPressureError as error:
+                raise BusyError("The model's queue is full.", 1.0) from error
+            except InputError as error:
+                if getattr(error, "cause", error).code != OTHER_MODEL:
+                    raise
+                failure = ReplacedError()
+            except (RayActorError, DeploymentUnavailableError) as error:  # no harm in asking again
+                telemetry.retried()
+                failure = error
+                await asyncio.sleep(RETRY_S * 2**attempt)
+        raise failure

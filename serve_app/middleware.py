@@ -1,10 +1,19 @@
-"""ASGI layers around the routes: a request id on everything, and no body beyond the limit."""
+"""ASGI layers around the routes: a request id on everything, where its time went, and limits before any work."""
 
+import asyncio
+import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from serve_app import contract
+from serve_app import contract, telemetry
+
+_log = logging.getLogger("ray.serve")  # Serve writes it as JSON, a file for each replica
+
+MAX_ID_CHARACTERS = 128
+CLIENT_GONE = 499
+"""nginx's status for a client that hung up before its answer; for the log and metrics only."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -22,23 +31,119 @@ class RequestIds:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-            scope.setdefault("state", {})["request_id"] = given or uuid.uuid4().hex
+            if not 0 < len(given) <= MAX_ID_CHARACTERS or not given.isprintable():
+                given = uuid.uuid4().hex
+            scope.setdefault("state", {})["request_id"] = given
         await self.app(scope, receive, send)
 
 
-class BodyLimit:
-    """Answer 413 as soon as a body is, or says it is, beyond MAX_BODY_BYTES, without reading the rest."""
+class Timings:
+    """Tell where a request's time went: a Server-Timing header, metrics by route, one line in the log."""
 
-    def __init__(self, app: App, limit: int = contract.MAX_BODY_BYTES) -> None:
-        self.app, self.limit = app, limit
+    def __init__(self, app: App) -> None:
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self.limit:
-            await self._refuse(scope, send, f"{int(declared):,} bytes")
+        started, status = time.monotonic(), 500
+
+        async def timed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                timing = telemetry.server_timing(stages, time.monotonic() - started)
+                message["headers"] = [*message.get("headers", ()), (b"server-timing", timing.encode())]
+            await send(message)
+
+        with telemetry.request() as stages:
+            try:
+                await self.app(scope, receive, timed)
+            except asyncio.CancelledError:
+                status = CLIENT_GONE
+                raise
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                telemetry.answered(route, status, time.monotonic() - started)
+                _log.info(
+                    "request",
+                    extra={
+                        "method": scope["method"],
+                        "route": route,
+                        "status": status,
+                        "ms": round((time.monotonic() - started) * 1000, 1),
+                        "stages_ms": {name: round(spent * 1000, 1) for name, spent in stages.items()},
+                        "request": scope.get("state", {}).get("request_id"),
+                    },
+                )
+
+
+class Deadline:
+    """Answer 503 to what takes longer than `seconds`, and stop it, before Serve's own timeout does in other words."""
+
+    def __init__(self, app: App, seconds: float) -> None:
+        self.app, self.seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self.seconds) as deadline:
+                await self.app(scope, receive, noted)
+        except TimeoutError:
+            if started or not deadline.expired():
+                raise
+            message = f"The request was not done after {self.seconds:g} s."
+            await refuse(scope, send, 503, "too_slow", message, "Try again later, or send less at once.")
+
+
+class Concurrency:
+    """Answer 429 to what comes while `most` requests are under way, before its body is read. Probes always come in."""
+
+    def __init__(self, app: App, most: int) -> None:
+        self.app, self.most, self.under_way = app, most, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] == "GET":
+            await self.app(scope, receive, send)
+            return
+        if self.under_way >= self.most:
+            message = f"{self.under_way} requests are under way here; the limit is {self.most}."
+            await refuse(scope, send, 429, "too_busy", message, "Try again in a second.")
+            return
+        self.under_way += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.under_way -= 1
+
+
+class BodyLimit:
+    """Answer 413 as soon as a body is, or says it is, beyond the route's limit, without reading the rest."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        limit = contract.MAX_BODY_BYTES.get(path, contract.MAX_SINGLE_BODY_BYTES)
+        declared = dict(scope["headers"]).get(b"content-length", b"")[
+            :20
+        ]  # int() takes no number of any length
+        if declared.isdigit() and int(declared) > limit:
+            await self._refuse(scope, send, f"{int(declared):,} bytes", limit)
             return
         received, refused, started = 0, False, False
 
@@ -46,7 +151,7 @@ class BodyLimit:
             nonlocal received, refused
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.limit:
+            if received > limit:
                 refused = True
                 return {"type": "http.disconnect"}
             return message
@@ -63,16 +168,27 @@ class BodyLimit:
             if not refused:
                 raise
         if refused and not started:
-            await self._refuse(scope, send, f"more than {self.limit:,} bytes")
+            await self._refuse(scope, send, f"more than {limit:,} bytes", limit)
 
-    async def _refuse(self, scope: Scope, send: Send, found: str) -> None:
-        message = f"The request body has {found}; the limit is {self.limit:,}."
-        body = contract.ErrorResponse.of(
-            "body_too_large",
-            message,
-            "Send fewer or smaller items.",
-            scope.get("state", {}).get("request_id", ""),
-        )
-        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": body.model_dump_json().encode()})
+    async def _refuse(self, scope: Scope, send: Send, found: str, limit: int) -> None:
+        message = f"The request body has {found}; the limit is {limit:,}."
+        await refuse(scope, send, 413, "body_too_large", message, "Send fewer or smaller items.")
+
+
+async def refuse(
+    scope: Scope,
+    send: Send,
+    status: int,
+    code: str,
+    message: str,
+    suggestion: str,
+    *headers: tuple[bytes, bytes],
+) -> None:
+    """Answer with an error in the contract's shape, and close the connection: the body was not read."""
+    request_id = scope.get("state", {}).get("request_id", "")
+    body = contract.ErrorResponse.of(code, message, suggestion, request_id).model_dump_json().encode()
+    told = [(b"content-type", b"application/json"), (b"connection", b"close"), *headers]
+    if status in (429, 503) and b"retry-after" not in dict(headers):
+        told.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": told})
+    await send({"type": "http.response.body", "body": body})

@@ -1,39 +1,118 @@
-"""The Retriever deployment: an index in memory, apart from the model, so that each scales by itself."""
+"""The Retriever deployment: indexes in memory, apart from the models, so that each scales by itself.
+
+Each index is exchanged while searches go on when its folder's CURRENT names another version, if that is of the same
+model. Replicas on one node share the memory of an index: it is mapped from its file.
+"""
 
 import asyncio
+import threading
+from collections.abc import Mapping
+from pathlib import Path
 
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from data_jobs.errors import InputError
-from train_jobs.encoder import Embeddings
-from train_jobs.index import Hit, Index
-from train_jobs.index_kinds import Modality
+from serve_app import ray_metrics, telemetry
+from serve_app.query import OTHER_MODEL, IndexStatus, Query
+from train_jobs import filters, index_kinds, index_version
+from train_jobs.index import Hit, mixed_query
+from train_jobs.live_index import LiveIndex
+from train_jobs.shadow_recall import ShadowRecall
+
+TRIES = 6
+"""While a model and its index are replaced there are replicas of both; each try meets the wrong one half the time."""
+RECALL_EVERY_S = 10.0
 
 
-@serve.deployment
+@serve.deployment(max_surge_percent=100)  # a new version starts before the old one stops
 class Retriever:
-    """Searches one index, or says that there is none."""
+    """Searches indexes by name; the first is for requests that name none."""
 
-    def __init__(self, index: str | None) -> None:
-        self._index = Index.open(index) if index is not None else None
+    def __init__(self, indexes: Mapping[str, str], shadow_rate: float) -> None:
+        self._indexes = {
+            name: LiveIndex(folder, index_version.current(Path(folder))[1].model_hash)
+            for name, folder in indexes.items()
+        }
+        for index in self._indexes.values():
+            index_kinds.set_up_batches(index.current.manifest.dimension)
+        telemetry.collect_by(ray_metrics.sink())
+        self._shadow = ShadowRecall(shadow_rate)
+        threading.Thread(target=self._tell_recall, name="recall", daemon=True).start()
 
-    def version(self) -> str | None:
-        """The version being searched; None without an index."""
-        return self._index.manifest.version if self._index is not None else None
+    def status(self) -> dict[str, IndexStatus]:
+        """What is being searched, by name."""
+        return {
+            name: IndexStatus(
+                index.current.manifest.version, len(index.current), index.status()["last_error"]
+            )
+            for name, index in self._indexes.items()
+        }
 
-    async def search(
-        self, query: Embeddings, model_hash: str, top_k: int, modality: Modality
-    ) -> tuple[list[Hit], str]:
-        """The best documents for `query` (float32 [D], unit norm, of model `model_hash`), and the version.
+    async def search(self, name: str | None, query: Query) -> tuple[list[Hit], str]:
+        """The best documents, and the version.
 
-        Raises InputError (no_index, index_of_another_model).
+        Raises InputError: no_index, index_not_served, index_of_another_model, bad_filter, bad_mix, wrong_dimension.
         """
-        if self._index is None:
+        index = self._named(name).current
+        index.require(query.model_hash)
+        condition = None if query.filter is None else filters.parse(query.filter)
+        vector = query.parts[0][0] if query.modality is not None else mixed_query(query.parts)
+        hits = await asyncio.to_thread(
+            index.search,
+            vector,
+            query.top_k,
+            modality=query.modality,
+            exact=query.exact,
+            filter=condition,
+        )
+        if not query.exact:
+            self._shadow.offer(index, vector, hits, modality=query.modality, filter=condition)
+        return hits, index.manifest.version
+
+    def _named(self, name: str | None) -> LiveIndex:
+        if not self._indexes:
             raise InputError(
                 "no_index",
                 "This server has no index to search.",
                 "Build one with train_jobs.build_index and set CLIP_INDEX_PATH.",
             )
-        self._index.require(model_hash)
-        hits = await asyncio.to_thread(self._index.search, query, top_k, modality=modality)
-        return hits, self._index.manifest.version
+        if name is None:
+            return next(iter(self._indexes.values()))
+        if name not in self._indexes:
+            raise InputError(
+                "index_not_served",
+                f"There is no index {name[:100]!r} here; served are {', '.join(self._indexes)}.",
+                "Use one of these, or leave `index` out.",
+            )
+        return self._indexes[name]
+
+    def _tell_recall(self) -> None:
+        while True:
+            threading.Event().wait(RECALL_EVERY_S)
+            for (version, modality), found in self._shadow.numbers().shadowed.items():
+                if found.recall is not None:
+                    telemetry.shadow_recall(version, modality, found.recall)
+
+
+class RetrieverReplicas:
+    """The Retriever's replicas as `query.Searcher`."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def status(self) -> dict[str, IndexStatus]:
+        """As Retriever.status."""
+        status: dict[str, IndexStatus] = await self._handle.status.remote()
+        return status
+
+    async def search(self, name: str | None, query: Query) -> tuple[list[Hit], str]:
+        """As Retriever.search."""
+        for left in reversed(range(TRIES)):
+            try:
+                found: tuple[list[Hit], str] = await self._handle.search.remote(name, query)
+                return found
+            except InputError as error:
+                if getattr(error, "cause", error).code != OTHER_MODEL or not left:
+                    raise
+        raise AssertionError  # the last try returns or raises

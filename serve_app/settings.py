@@ -1,14 +1,6 @@
 """Deployment settings: serve_config.yaml `args`, overridden at start by the contract's environment variables.
 
-| `args`           | environment                          | meaning                                             |
-|------------------|--------------------------------------|-----------------------------------------------------|
-| model            | CLIP_MODEL_PATH, CLIP_MODEL_NAME     | model directory (wins) or hub name                  |
-| index            | CLIP_INDEX_PATH                      | index directory of train_jobs.build_index           |
-| threshold        | CLIP_SIMILARITY_THRESHOLD            | cosine; default: the model's calibrated threshold   |
-| device           | CLIP_DEVICE, CLIP_FORCE_CPU          | auto, cpu, cuda, mps                                |
-| batch_size       | CLIP_BATCH_SIZE                      | most items in one forward pass                      |
-| batch_wait_ms    |                                      | how long a lone request waits for company           |
-| categories       | CLIP_ZERO_SHOT_LABELS                | default classes, comma-separated in the environment |
+README.md, "Settings", has a table of all of them with their variables.
 
 Variables are read when the application is built, from the environment and from a `.env` file in the working
 directory; the environment wins.
@@ -29,12 +21,29 @@ class ServeArgs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = DEFAULT_MODEL
+    model_name: str = ""
+    models: dict[str, str] = {}
     index: str | None = None
+    indexes: dict[str, str] = {}
+    shadow_rate: float = Field(default=0.001, ge=0, le=1)
     threshold: float | None = Field(default=None, ge=-1, le=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     batch_size: int = Field(default=32, ge=1, le=1024)
-    batch_wait_ms: float = Field(default=0, ge=0, le=1000)
+    batch_tokens: int = Field(default=4096, ge=1)
+    waiting_pictures: int = Field(default=128, ge=1)
+    waiting_tokens: int = Field(default=32768, ge=1)
+    waiting_s: float = Field(default=10, gt=0)
+    deadline_s: float = Field(default=25, gt=0)
+    most_requests: int = Field(default=192, ge=1)
+    cache_mb: float = Field(default=64, ge=0)
     categories: tuple[str, ...] = Field(default=DEFAULT_CATEGORIES, min_length=1)
+    image_root: str | None = None
+    image_url_hosts: tuple[str, ...] = ()
+    image_url_networks: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = Field(default=(), repr=False)
+    rate_per_s: float | None = Field(default=None, gt=0)
+    rate_burst: float = Field(default=128, ge=1)
+    cors_origins: tuple[str, ...] = ()
 
 
 class Environment(BaseSettings):
@@ -50,6 +59,7 @@ class Environment(BaseSettings):
     clip_force_cpu: bool = False
     clip_batch_size: int | None = Field(default=None, ge=1, le=1024)
     clip_zero_shot_labels: str | None = None
+    clip_api_keys: str | None = Field(default=None, repr=False)
 
 
 def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
@@ -62,12 +72,26 @@ def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
         "device": "cpu" if environment.clip_force_cpu else environment.clip_device,
         "batch_size": environment.clip_batch_size,
         "categories": split_names(labels) if labels else None,
+        "api_keys": split_names(environment.clip_api_keys) if environment.clip_api_keys else None,
     }
     changes = {name: value for name, value in laid_over.items() if value is not None}
     settings = ServeArgs.model_validate({**args.model_dump(), **changes})
-    paths = {
-        name: str(Path(value).absolute())
-        for name, value in (("model", settings.model), ("index", settings.index))
-        if value is not None and Path(value).is_dir()
-    }
-    return settings.model_copy(update=paths)
+    first = {} if settings.index is None else {Path(settings.index).name: settings.index}
+    return settings.model_copy(
+        update={
+            "model": _absolute(settings.model),
+            "model_name": settings.model_name or _name_of(settings.model),
+            "models": {name: _absolute(path) for name, path in settings.models.items()},
+            "indexes": {name: _absolute(path) for name, path in {**first, **settings.indexes}.items()},
+        }
+    )
+
+
+def _absolute(path: str) -> str:
+    """A directory's absolute path; a hub name as it is."""
+    return str(Path(path).absolute()) if Path(path).is_dir() else path
+
+
+def _name_of(model: str) -> str:
+    """What a model is called in answers: a hub name, or a directory's name, but never where it lies."""
+    return Path(model).name if Path(model).is_dir() else model

@@ -1,4 +1,6 @@
-"""The web application without routes: documentation pages, limits, and every error in the contract's shape."""
+"""The web application: routes, documentation pages, limits, and every error in the contract's shape."""
+
+import math
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -7,12 +9,20 @@ from fastapi_offline import FastAPIOffline
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from data_jobs.errors import InputError
-from serve_app import contract
-from serve_app.middleware import BodyLimit, RequestIds
+from serve_app import clip_routes, contract, embedding_routes, health_routes, search_routes
+from serve_app.access import ApiKeys, Buckets, RateLimit, RateLimitError
+from serve_app.dispatch import BusyError
+from serve_app.middleware import BodyLimit, Concurrency, Deadline, RequestIds, Timings
+from serve_app.service import Service
 
 _STATUSES = {
+    401: "No API key, or a wrong one (where the deployment asks for one)",
+    403: "Not allowed here",
+    404: "Not here",
+    409: "An index of another model",
     413: "Too large",
     415: "Not an accepted picture format",
     422: "Cannot be used",
@@ -21,8 +31,8 @@ _STATUSES = {
 }
 
 
-def application() -> FastAPI:
-    """A FastAPI application to hang routes on; its /docs and /redoc work without internet."""
+def application(service: Service) -> FastAPI:
+    """All routes over `service`; /docs and /redoc work without internet."""
     app: FastAPI = FastAPIOffline(
         title="Catalens",
         summary="Do your pictures say what your words say?",
@@ -31,9 +41,28 @@ def application() -> FastAPI:
             for status, text in _STATUSES.items()
         },
     )
+    app.state.service = service
+    for routes in (clip_routes, embedding_routes, search_routes, health_routes):
+        app.include_router(routes.router)
     app.add_middleware(BodyLimit)
+    app.add_middleware(Deadline, seconds=service.settings.deadline_s)
+    app.add_middleware(Concurrency, most=service.settings.most_requests)
+    if service.settings.rate_per_s is not None:
+        app.add_middleware(
+            RateLimit, buckets=Buckets(service.settings.rate_per_s, service.settings.rate_burst)
+        )
+    app.add_middleware(ApiKeys, keys=service.settings.api_keys)
+    if service.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(service.settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )
+    app.add_middleware(Timings)
     app.add_middleware(RequestIds)
     app.add_exception_handler(InputError, _input_error)
+    app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(BackPressureError, _too_busy)
     app.add_exception_handler(RayActorError, _gone)
     app.add_exception_handler(DeploymentUnavailableError, _gone)
@@ -43,16 +72,33 @@ def application() -> FastAPI:
     return app
 
 
-def _error(request: Request, status: int, code: str, message: str, suggestion: str) -> JSONResponse:
+def _error(
+    request: Request, status: int, code: str, message: str, suggestion: str, retry_after_s: float = 1.0
+) -> JSONResponse:
     body = contract.ErrorResponse.of(code, message, suggestion, getattr(request.state, "request_id", ""))
-    headers = {"Retry-After": "1"} if status in (429, 503) else None
+    headers = {"Retry-After": str(math.ceil(retry_after_s))} if status in (429, 503) else None
     return JSONResponse(body.model_dump(), status, headers)
 
 
 async def _input_error(request: Request, error: Exception) -> JSONResponse:
     cause = getattr(error, "cause", error)  # an error of another deployment comes wrapped by Ray
     assert isinstance(cause, InputError)
-    return _error(request, contract.status_of(cause), cause.code, cause.message, cause.suggestion)
+    return _error(
+        request,
+        contract.status_of(cause),
+        cause.code,
+        cause.message,
+        cause.suggestion,
+        cause.retry_after if isinstance(cause, RateLimitError) else 1,
+    )
+
+
+async def _busy(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, BusyError)
+    wait = math.ceil(error.retry_after_s)
+    return _error(
+        request, 429, "too_busy", error.message, f"Try again in {wait} s, or send less at once.", wait
+    )
 
 
 async def _too_busy(request: Request, error: Exception) -> JSONResponse:

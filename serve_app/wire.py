@@ -33,33 +33,36 @@ def checked_threshold(threshold: float | None) -> float | None:
     return threshold
 
 
+def check_size(size: int) -> None:
+    """Raise InputError (file_too_large) for a picture file of too many bytes."""
+    if size > contract.MAX_FILE_BYTES:
+        raise InputError(
+            "file_too_large",
+            f"The picture file has {size:,} bytes; the limit is {contract.MAX_FILE_BYTES:,}.",
+            "Send a smaller file.",
+        )
+
+
 def pixels(data: bytes, spec: ModelSpec) -> Pixels:
     """A picture file -> uint8 [S, S, 3] as the model sees it.
 
     Raises InputError (file_too_large, or any code of data_jobs.images.decode).
     """
-    if len(data) > contract.MAX_FILE_BYTES:
-        raise InputError(
-            "file_too_large",
-            f"The picture file has {len(data):,} bytes; the limit is {contract.MAX_FILE_BYTES:,}.",
-            "Send a smaller file.",
-        )
+    check_size(len(data))
     return View.of(spec).pixels(images.decode(data, target=spec.image_shortest))
 
 
 def from_base64(value: str) -> bytes:
-    """Base64, or a data URI of base64. Raises InputError (bad_base64, url_not_allowed)."""
-    if value[:8].lower().startswith(("http://", "https://", "file://", "ftp://")):
-        raise InputError(
-            "url_not_allowed", "This server fetches no URLs.", "Send the picture as base64 or data URI."
-        )
+    """Base64, or a data URI of base64. Raises InputError (bad_base64, file_too_large)."""
     if value[:5].lower() == "data:":
         head, _, value = value.partition(",")
         if not head.lower().endswith(";base64"):
             raise InputError("bad_base64", f"The data URI {head[:60]!r} is not base64.", "Use ;base64.")
     try:
-        return base64.b64decode("".join(value.split()), validate=True)
+        data = base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InputError(
             "bad_base64", f"The picture is not base64 ({error}).", "Encode the file's bytes."
         ) from error
+    check_size(len(data))
+    return data

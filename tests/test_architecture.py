@@ -21,6 +21,7 @@ KNOW_RAY = JOBS | {
     "data_jobs.stream",  # how the verbs that read raw files use it
     "train_jobs.indexing",  # how the verbs that make an index use it
     "serve_app.app", "serve_app.embedding", "serve_app.ingress", "serve_app.retrieval",  # Serve deployments
+    "serve_app.ray_metrics",  # what telemetry tells, to Ray
     "serve_app.web",  # maps Serve's back-pressure to a status
 }  # fmt: skip
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

@@ -15,6 +15,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.app import build
+from serve_app.dispatch import UNDER_WAY_PER_REPLICA
 from serve_app.settings import Environment, ServeArgs, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -79,7 +80,7 @@ DEPLOYMENT: list[str | int] = ["applications", 0, "deployments", 1]
         (DEPLOYMENT, "max_ongoing_requests", "max_ongoing_request"),
         ([*DEPLOYMENT, "autoscaling_config"], "max_replicas", "max_replica"),
         ([*DEPLOYMENT, "ray_actor_options"], "num_cpus", "num_cpu"),
-        ([*DEPLOYMENT, "backpressure_config"], "retry_after_s", "retry_after"),
+        (["applications", 0, "deployments", 0, "backpressure_config"], "retry_after_s", "retry_after"),
     ],
 )
 def test_a_misspelt_key_is_caught_at_every_level(
@@ -96,21 +97,32 @@ def test_every_deployment_of_the_application_is_configured(
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     ingress = build(ServeArgs(model=str(tmp_path)))._bound_deployment
-    bound = {ingress.name} | {
-        argument._bound_deployment.name
-        for argument in ingress.init_args
-        if hasattr(argument, "_bound_deployment")
-    }
+    embedders, retriever, _ = ingress.init_args
+    bound = {ingress.name} | {part._bound_deployment.name for part in (*embedders.values(), retriever)}
     assert bound == {deployment["name"] for deployment in config["applications"][0]["deployments"]}
 
 
-def test_queues_hold_several_batches(config: dict[str, Any]) -> None:
-    """RAY.md: max_ongoing_requests below the batch size starves the batcher."""
+def test_we_refuse_before_serve_does(config: dict[str, Any]) -> None:
+    """What Serve itself refuses or gives up has another shape than the contract's errors."""
     application = config["applications"][0]
-    embedder = next(d for d in application["deployments"] if d["name"] == "Embedder")
-    assert embedder["max_ongoing_requests"] >= 2 * application["args"]["batch_size"]
-    assert embedder["max_queued_requests"] > 0
-    assert embedder["backpressure_config"]["status_code"] == 429
+    args = ServeArgs(**application["args"])
+    ingress, embedder, _ = application["deployments"]
+    assert ingress["max_ongoing_requests"] > args.most_requests
+    assert config["http_options"]["request_timeout_s"] > args.deadline_s > args.waiting_s
+    assert embedder["max_ongoing_requests"] >= UNDER_WAY_PER_REPLICA
+    assert embedder["max_queued_requests"] == -1
+    assert embedder["autoscaling_config"]["target_ongoing_requests"] < UNDER_WAY_PER_REPLICA
+
+
+def test_ray_is_started_with_the_throughput_flags() -> None:
+    """Wherever users start Ray, on each kind of node."""
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    starts = [
+        c for kind in ("head", "worker") for c in cluster[f"{kind}_start_ray_commands"] if "ray start" in c
+    ]
+    assert len(starts) == 2
+    for command in [*starts, (ROOT / "Makefile").read_text(), (ROOT / "README.md").read_text()]:
+        assert "RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in command
 
 
 def test_cluster_config_is_valid_by_rays_schema() -> None:
@@ -127,7 +139,7 @@ def test_cluster_config_is_valid_by_rays_schema() -> None:
 def test_the_environment_overrides_args(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     args = ServeArgs(model="a/b", threshold=0.3, batch_size=8)
-    assert resolve(args, Environment()) == args
+    assert resolve(args, Environment()) == args.model_copy(update={"model_name": "a/b"})
     (tmp_path / "model").mkdir()
     monkeypatch.setenv("CLIP_MODEL_NAME", "c/d")
     monkeypatch.setenv("CLIP_MODEL_PATH", "model")

@@ -1,0 +1,111 @@
+"""Request bodies as JSON or as a form, for routes that take both: parsed, checked against one model, and documented.
+
+A form's fields are the JSON's, with files for pictures; repeated fields are lists.
+"""
+
+from typing import Any, TypeVar
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from data_jobs.errors import InputError
+
+M = TypeVar("M", bound=BaseModel)
+
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+MAX_FIELDS = 512
+"""A batch of 64 has a text and a threshold for each file."""
+MAX_FIELD_BYTES = 16 * 1024 * 1024
+"""A picture may come as base64 in a field."""
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body says that it is a form."""
+    return request.headers.get("content-type", "").lower().startswith(_FORMS)
+
+
+async def form(request: Request) -> FormData:
+    """The form's fields and files. Raises RequestValidationError for a body that is none."""
+    try:
+        fields = await request.form(
+            max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
+        for name, value in fields.multi_items():  # UTF-7 and its like yield halves of surrogate pairs
+            f"{name}{value.filename if isinstance(value, UploadFile) else value}".encode()
+        return fields
+    except Exception as error:  # Starlette's HTTPException, python-multipart's own, decoding errors
+        detail = getattr(error, "detail", None) or "the form breaks off or is malformed"
+        raise InputError("bad_request", f"The form cannot be read: {detail}.", "See /docs.") from error
+
+
+async def json(request: Request, model: type[M]) -> M:
+    """The body as `model`. Raises RequestValidationError."""
+    try:
+        return model.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def checked(model: type[M], values: dict[str, Any]) -> M:
+    """A form's plain fields as `model`. Raises RequestValidationError."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def text(fields: FormData, name: str) -> str | None:
+    """A plain field, None where there is none. Raises InputError (bad_request) for a file."""
+    value = fields.get(name)
+    if isinstance(value, UploadFile):
+        raise InputError("bad_request", f"The field {name!r} is a file.", "Send it as a plain field.")
+    return value or None
+
+
+def file(fields: FormData, *names: str) -> UploadFile:
+    """The one file under any of `names`. Raises InputError (bad_request)."""
+    for name in names:
+        value = fields.get(name)
+        if isinstance(value, UploadFile):
+            return value
+        if value is not None:
+            raise InputError("bad_request", f"The field {name!r} is not a file.", "Upload a file in it.")
+    raise InputError(
+        "bad_request", f"{names[0]}: Field required (got None).", "Upload a picture in this field."
+    )
+
+
+def documented(model: type[BaseModel], fields: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """`openapi_extra` of a route that reads its own body: `model` as JSON, or a form with `fields`."""
+    schema = _inlined(model.model_json_schema())
+    example = schema.pop("examples")[0]
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {"type": "object", "properties": fields, "required": required}
+                },
+                "application/json": {"schema": schema, "example": example},
+            },
+        }
+    }
+
+
+def _inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:
+    """`schema` with what it refers to in place: a route's own body is not among FastAPI's components."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    definitions = schema.get("$defs", definitions)
+    if "$ref" in schema:
+        assert definitions is not None
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
+
+
+def _refused(error: ValidationError) -> RequestValidationError:
+    return RequestValidationError([{**part, "loc": ("body", *part["loc"])} for part in error.errors()])
