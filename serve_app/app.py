@@ -32,7 +32,7 @@ def build(args: ServeArgs) -> Application:
         Index.open(index, ModelSpec.read(folders[settings.model_name]))
     embedders = {
         name: Embedder.options(name="Embedder" if not number else f"Embedder-{name}").bind(  # type: ignore[attr-defined]
-            name, folder, settings.device, settings.batch_size
+            name, folder, settings
         )
         for number, (name, folder) in enumerate(folders.items())
     }

@@ -3,7 +3,8 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from data_jobs.errors import InputError
 from train_jobs.scoring import Confidence, Quality
@@ -22,6 +23,7 @@ _STATUS = {
     "file_too_large": 413,
     "body_too_large": 413,
     "too_many_pixels": 413,
+    "too_many_values": 413,
     "not_an_image": 415,
     "unsupported_format": 415,
     "index_of_another_model": 409,
@@ -54,6 +56,21 @@ class Verdict(BaseModel):
         description="Calibrated probability of a match, 0 to 1; null for a model that was never calibrated."
     )
     model: str
+
+
+def _few(items: Any) -> Any:
+    """Before any item is looked at: each of a million would cost an error message."""
+    if isinstance(items, list) and len(items) > MAX_BATCH_ITEMS:
+        raise PydanticCustomError(
+            "bad_batch",
+            "there are {count} items, more than the limit of {limit}; split them",
+            {"count": len(items), "limit": MAX_BATCH_ITEMS},
+        )
+    return items
+
+
+Few = BeforeValidator(_few)
+"""A list of at most MAX_BATCH_ITEMS."""
 
 
 class Item(BaseModel):
@@ -90,6 +107,7 @@ class BatchRequest(BaseModel):
 
     items: Annotated[
         list[Any],
+        Few,
         WithJsonSchema({"type": "array", "maxItems": MAX_BATCH_ITEMS, "items": Item.model_json_schema()}),
     ] = Field(description="Each is checked by itself.")
     model: str | None = None
@@ -268,7 +286,7 @@ class ChatMessage(BaseModel):
     """A message is one thing to embed; of several parts, the mean of theirs, of unit norm again."""
 
     role: str = "user"
-    content: str | list[Part]
+    content: Annotated[str | list[Part], Few]
 
 
 class EmbeddingRequest(BaseModel):
@@ -278,8 +296,10 @@ class EmbeddingRequest(BaseModel):
         json_schema_extra={"examples": [{"input": ["a red mug", "ماگ قرمز"], "model": "clip"}]}
     )
 
-    input: str | EmbeddingItem | list[str | EmbeddingItem] | None = None
-    messages: list[ChatMessage] | None = Field(default=None, description="Instead of `input`.")
+    input: Annotated[str | EmbeddingItem | list[str | EmbeddingItem] | None, Few] = None
+    messages: Annotated[list[ChatMessage] | None, Few] = Field(
+        default=None, description="Instead of `input`."
+    )
     model: str | None = None
     modality: Literal["text", "image"] = Field(
         default="text",

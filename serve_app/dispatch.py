@@ -134,8 +134,7 @@ class Dispatcher(Generic[Item, Answer]):
                     job.answer.exception()  # seen
                 job.answer.cancel()
                 if job in self._queue:
-                    self._leave(job)
-                    self.counts.dropped += 1
+                    self._gone(job)
             raise
 
     @property
@@ -199,6 +198,8 @@ class Dispatcher(Generic[Item, Answer]):
         cost = 0
         while self._queue and len(batch) < self._limits.batch_items:
             job = next(iter(self._queue))
+            if self._gone(job):
+                continue
             if batch and cost + job.cost > self._limits.batch_cost:
                 break
             self._leave(job)
@@ -211,6 +212,14 @@ class Dispatcher(Generic[Item, Answer]):
     def _leave(self, job: _Waiting[Item, Answer]) -> None:
         del self._queue[job]
         self._waiting_cost -= job.cost
+
+    def _gone(self, job: _Waiting[Item, Answer]) -> bool:
+        """Drop what nobody waits for any more; whether it was so."""
+        if job.answer.done():
+            self._leave(job)
+            self.counts.dropped += 1
+            return True
+        return False
 
     def _watch(self) -> None:
         """See to it that what waits is given up in time, even if the model hangs."""
@@ -226,6 +235,8 @@ class Dispatcher(Generic[Item, Answer]):
     def _give_up(self) -> None:
         while self._queue:
             job = next(iter(self._queue))
+            if self._gone(job):
+                continue
             if self._clock() - job.since <= self._limits.waiting_s:
                 return
             self._leave(job)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -19,7 +20,9 @@ from data_jobs.errors import InputError
 from serve_app import telemetry
 from serve_app.dispatch import BusyError
 from serve_app.model import DeviceFacts, Embedded, ModelInfo, ReplacedError
-from train_jobs.encoder import Embeddings, Encoder, Pixels
+from serve_app.settings import ServeArgs
+from train_jobs.backends import open_backend
+from train_jobs.encoder import Embeddings, Pixels
 
 OTHER_MODEL = "other_model"
 """Code of the error for a batch that was made for a model that the replica does not have (any more)."""
@@ -36,20 +39,27 @@ STUCK_S = 120.0
 class Embedder:
     """Embeds on one device, one batch at a time."""
 
-    def __init__(self, name: str, folder: str, device: str, batch_size: int) -> None:
+    def __init__(self, name: str, folder: str, settings: ServeArgs) -> None:
         started = time.monotonic()
-        self._encoder = Encoder.load(folder, device, batch_size)
-        spec = self._encoder.spec
+        self._backend = open_backend(
+            folder,
+            settings.backend,
+            settings.device,
+            threads=settings.threads,
+            batch_size=settings.batch_size,
+            batch_tokens=settings.batch_tokens,
+        )
+        spec = self._backend.spec
         self._hash = spec.model_hash
-        self._encoder.images(np.zeros((1, spec.image_size, spec.image_size, 3), np.uint8))  # warm
-        self._encoder.texts(["warm"])
+        self._backend.images(np.zeros((1, spec.image_size, spec.image_size, 3), np.uint8))  # warm
+        self._backend.texts(["warm"])
         self._info = ModelInfo(
             name=name,
-            device=str(self._encoder.device),
-            device_facts=DeviceFacts.of(self._encoder.device),
-            backend="torch",
+            device=str(self._backend.device),
+            device_facts=DeviceFacts.of(torch.device(self._backend.device)),
+            backend=self._backend.name,
             spec=spec,
-            tokens=self._encoder.tokens,
+            tokens=self._backend.tokens,
             loaded_s=time.monotonic() - started,
         )
         self._replica = serve.get_replica_context().replica_id.unique_id
@@ -63,12 +73,12 @@ class Embedder:
     async def images(self, model_hash: str, pixels: Pixels) -> Embedded:
         """uint8 [N, S, S, 3] -> embeddings. Raises InputError (other_model)."""
         self._require(model_hash)
-        return await self._forward(self._encoder.images, pixels)
+        return await self._forward(self._backend.images, pixels)
 
     async def texts(self, model_hash: str, ids: Sequence[list[int]]) -> Embedded:
         """N texts as Tokens.ids gives them -> embeddings. Raises InputError (other_model)."""
         self._require(model_hash)
-        return await self._forward(self._encoder.texts_of, ids)
+        return await self._forward(self._backend.texts_of, ids)
 
     async def check_health(self) -> None:
         """Asked by Serve; raises for a forward pass that hangs, which ends this replica."""
@@ -82,7 +92,7 @@ class Embedder:
             )
 
     async def _forward(self, embed: Callable[[Any], Embeddings], batch: Any) -> Embedded:
-        async with self._one_at_a_time:  # the encoder is not thread-safe; the event loop stays free
+        async with self._one_at_a_time:  # the backend is not thread-safe; the event loop stays free
             self._since = time.monotonic()
             try:
                 rows = await asyncio.to_thread(embed, batch)

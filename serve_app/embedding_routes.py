@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from data_jobs.errors import InputError
-from serve_app import contract, wire
+from serve_app import contract, forms, wire
 from serve_app.access import charge
 from serve_app.clip_routes import TheService
 from serve_app.model import Loaded
@@ -31,10 +31,15 @@ class _Asked:
     ]  # for each answer its parts: ("text", row of texts) or ("image", row)
 
 
-@router.post("/v1/embeddings", response_model=contract.EmbeddingResponse)
+@router.post(
+    "/v1/embeddings",
+    response_model=contract.EmbeddingResponse,
+    openapi_extra=forms.documented(contract.EmbeddingRequest),
+)
 @router.post("/embeddings", response_model=contract.EmbeddingResponse, include_in_schema=False)
-async def embeddings(request: contract.EmbeddingRequest, service: TheService, arrived: Request) -> Response:
+async def embeddings(arrived: Request, service: TheService) -> Response:
     """OpenAI's embeddings, for texts and pictures."""
+    request = await forms.json(arrived, contract.EmbeddingRequest)
     model = service.model(request.model)
     several = request.input if isinstance(request.input, list) else request.messages
     charge(arrived.scope, min(len(several or ()), contract.MAX_BATCH_ITEMS))

@@ -3,6 +3,7 @@
 A form's fields are the JSON's, with files for pictures; repeated fields are lists.
 """
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +18,8 @@ M = TypeVar("M", bound=BaseModel)
 _FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 MAX_FIELDS = 512
 """A batch of 64 has a text and a threshold for each file."""
+MAX_VALUES = 200_000
+"""Of a JSON body: commas in 64 texts and an embedding's numbers are far fewer."""
 MAX_FIELD_BYTES = 16 * 1024 * 1024
 """A picture may come as base64 in a field."""
 
@@ -27,7 +30,7 @@ def is_form(request: Request) -> bool:
 
 
 async def form(request: Request) -> FormData:
-    """The form's fields and files. Raises RequestValidationError for a body that is none."""
+    """The form's fields and files. Raises InputError (bad_request) for a body that is none."""
     try:
         fields = await request.form(
             max_files=MAX_FIELDS, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
@@ -41,9 +44,17 @@ async def form(request: Request) -> FormData:
 
 
 async def json(request: Request, model: type[M]) -> M:
-    """The body as `model`. Raises RequestValidationError."""
+    """The body as `model`. Raises RequestValidationError, InputError (too_many_values)."""
+    body = await request.body()
+    values = sum(body.count(sign) for sign in (b",", b"[", b"{"))
+    if values > MAX_VALUES:  # parsed, 64 MB of small values would take gigabytes
+        raise InputError(
+            "too_many_values",
+            f"The body has about {values:,} values; the limit is {MAX_VALUES:,}.",
+            "Send fewer items at once.",
+        )
     try:
-        return model.model_validate_json(await request.body())
+        return model.model_validate_json(body)
     except ValidationError as error:
         raise _refused(error) from error
 
@@ -77,21 +88,17 @@ def file(fields: FormData, *names: str) -> UploadFile:
     )
 
 
-def documented(model: type[BaseModel], fields: dict[str, Any], required: list[str]) -> dict[str, Any]:
+def documented(
+    model: type[BaseModel], fields: dict[str, Any] | None = None, required: Sequence[str] = ()
+) -> dict[str, Any]:
     """`openapi_extra` of a route that reads its own body: `model` as JSON, or a form with `fields`."""
     schema = _inlined(model.model_json_schema())
     example = schema.pop("examples")[0]
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {"type": "object", "properties": fields, "required": required}
-                },
-                "application/json": {"schema": schema, "example": example},
-            },
-        }
-    }
+    content: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
+    if fields is not None:
+        form_schema = {"type": "object", "properties": fields, "required": list(required)}
+        content = {"multipart/form-data": {"schema": form_schema}, **content}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:

@@ -1,5 +1,6 @@
 """The items of a batch, each by itself: a pair that can be judged, or the reason why it cannot."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class Pair:
 async def from_items(items: Sequence[Any], source: PictureSource) -> list[Pair | contract.BatchError]:
     """The items of a JSON batch. Raises InputError (bad_batch) for too many or none."""
     _check(len(items))
-    return [await _of_item(index, item, source) for index, item in enumerate(items)]
+    return await asyncio.gather(*(_of_item(index, item, source) for index, item in enumerate(items)))
 
 
 async def from_form(fields: FormData, source: PictureSource) -> list[Pair | contract.BatchError]:

@@ -10,6 +10,9 @@ from data_jobs.errors import InputError
 from serve_app import contract, local_files, wire
 from serve_app.fetch import Fetcher
 
+SMALL = 200_000
+"""Base64 up to this many characters is decoded at once; a thread costs as much."""
+
 
 @dataclass(frozen=True)
 class PictureSource:
@@ -44,7 +47,9 @@ class PictureSource:
         """Base64, a data URI, or a URL. Raises InputError."""
         if value[:8].lower().startswith(("http://", "https://")):
             return await self.at_url(value)
-        return wire.from_base64(value)
+        if len(value) < SMALL:
+            return wire.from_base64(value)
+        return await run_in_threadpool(wire.from_base64, value)
 
     async def at_url(self, url: str) -> bytes:
         """The bytes at an allowed URL. Raises InputError (url_not_allowed and what serve_app.fetch raises)."""

@@ -7,6 +7,7 @@ directory; the environment wins.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,11 @@ class ServeArgs(BaseModel):
     shadow_rate: float = Field(default=0.001, ge=0, le=1)
     threshold: float | None = Field(default=None, ge=-1, le=1)
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    backend: Literal[
+        "auto", "torch-float32", "torch-float16", "torch-bfloat16",
+        "openvino-float32", "openvino-bfloat16", "openvino-int8",
+    ] = "auto"  # fmt: skip
+    threads: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1, le=1024)
     batch_tokens: int = Field(default=4096, ge=1)
     waiting_pictures: int = Field(default=128, ge=1)

@@ -1,6 +1,7 @@
 """The web application: routes, documentation pages, limits, and every error in the contract's shape."""
 
 import math
+import reprlib
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -115,7 +116,9 @@ async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body") or "the request body"
-    value = repr(first.get("input"))[:80]
+    if first["type"] == "bad_batch":
+        return _error(request, 422, "bad_batch", f"{where}: {first['msg']}.", "Split them.")
+    value = reprlib.repr(first.get("input"))[:80]  # never of the whole, which may be megabytes
     return _error(
         request, 422, "bad_request", f"{where}: {first['msg']} (got {value}).", "See /docs for the fields."
     )

@@ -115,7 +115,9 @@ def server(best_model: Path, built_index: Path) -> Iterator[str]:
 
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    settings = ServeArgs(model=str(best_model), index=str(built_index), batch_size=16)
+    settings = ServeArgs(
+        model=str(best_model), index=str(built_index), batch_size=16, backend="torch-float32"
+    )
     serve.run(build(settings), name="catalens", route_prefix="/")
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()

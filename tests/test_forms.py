@@ -176,9 +176,9 @@ class TestForm:
             assert told is not None
             told.encode()
 
-    # BUG: UTF-7 decodes to lone surrogates, which no tokenizer takes and no JSON answer holds: 500 for bad input.
     @pytest.mark.parametrize("charset", ["utf-7", "utf_7", "unicode_escape", "raw_unicode_escape"])
     def test_no_text_holds_what_utf_8_cannot(self, charset: str) -> None:
+        """Lone surrogates, which no tokenizer takes and no JSON answer holds."""
         body = SOUND.replace(b"a red mug", rb"+2AA- \ud800").replace(b"a.jpg", rb"+2AA- \ud800.jpg")
         try:
             fields = form(request(body, f"{MULTIPART}; charset={charset}"))

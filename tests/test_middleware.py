@@ -286,14 +286,13 @@ class TestBodyLimit:
         answer = ask(BodyLimit(routes()), "POST", "/body", content=body, headers={"Content-Length": said})
         assert (answer.status_code, body.taken) == (413, SINGLE_CHUNKS + 1)
 
-    # BUG: int() takes at most 4300 digits and raises ValueError. Servers in front refuse such a header, today.
     def test_a_size_of_thousands_of_digits_is_too_large(self) -> None:
+        """Python's int() takes 4300 digits at most."""
         answer = ask(
             BodyLimit(routes()), "POST", "/body", content=Body(1), headers={"Content-Length": "9" * 5000}
         )
         assert answer.status_code == 413
 
-    # BUG: the path of a request begins with the route prefix (root_path), so that batches there may hold but 16 MB.
     def test_the_batches_limit_follows_the_route_prefix(self) -> None:
         given = scope(
             f"/shop{BATCH}",
@@ -435,7 +434,6 @@ class TestTimings:
         assert ("requests_total", 1, {"route": "none", "status": "413"}) in told
         assert [vars(record)["status"] for record in log] == [413]
 
-    # BUG: the request of a client that hung up is logged and counted as 500, as if the server had failed.
     def test_a_client_that_leaves_is_no_failure_of_the_server(
         self, log: list[logging.LogRecord], told: Told
     ) -> None:
@@ -498,9 +496,9 @@ class TestDeadline:
 
         asyncio.run(go())
 
-    # BUG: TimeoutError is an OSError as well (ETIMEDOUT of a network disk): such an error is told as "not done after
-    # 20 s" and reaches neither the log nor the handler of unexpected errors.
     def test_a_timeout_of_something_else_is_not_the_deadlines(self) -> None:
+        """TimeoutError is an OSError as well: ETIMEDOUT of a network disk."""
+
         async def failing(scope: Scope, receive: Receive, send: Send) -> None:
             raise TimeoutError(110, "Connection timed out")
 

@@ -151,8 +151,6 @@ class TestItems:
                 of_items([SOUND] * count)
             assert caught.value.code == "bad_batch"
 
-    # BUG: PictureSource promises at most MAX_FILE_BYTES "from wherever", and reads more from base64; it is refused
-    # only when it is decoded, after it was hashed on the event loop.
     def test_a_picture_as_base64_has_the_limit_of_files(self) -> None:
         largest, larger = (
             {**SOUND, "image": base64.b64encode(bytes(size)).decode()}
@@ -262,8 +260,8 @@ class TestForms:
         with pytest.raises(InputError, match="0 items"):
             asyncio.run(pairs.from_form(FormData(), NOWHERE))
 
-    # BUG: in a form that says it is UTF-7, a file's name can be what no JSON holds: the whole batch is answered 500.
     def test_any_files_name_can_be_told(self) -> None:
+        """In a form that says it is UTF-7 it could be what no JSON holds."""
         body = (
             b'--x\r\nContent-Disposition: form-data; name="files"; filename="+2AA-.jpg"\r\n\r\nbytes\r\n'
             b'--x\r\nContent-Disposition: form-data; name="texts"\r\n\r\n \r\n--x--\r\n'

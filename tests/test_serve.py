@@ -506,7 +506,8 @@ class TestErrors:
         body = check_error(analyze(client, picture, "x" * 501), 422, "text_too_long")
         assert "501" in body["detail"]
         assert "500" in body["detail"]
-        check_error(analyze(client, picture, "  "), 422, "empty_text")
+        for nothing in ("  ", "\u200c", "\u200f \u200c"):
+            check_error(analyze(client, picture, nothing), 422, "empty_text")
 
     @pytest.mark.parametrize("threshold", ["nan", "inf", "1.5", "warm"])
     def test_thresholds(self, client: httpx.Client, picture: bytes, threshold: str) -> None:
@@ -538,6 +539,14 @@ class TestErrors:
         check_error(post(input=[{"image": "***"}]), 422, "bad_base64")
         check_error(post(input=[{"text": "a", "image": "a"}]), 422, "bad_input")
         check_error(post(input=[[1, 2, 3]]), 422, "bad_request")
+        check_error(post(), 422, "bad_input")
+        check_error(post(input="a", messages=[{"content": "b"}]), 422, "bad_input")
+        check_error(post(messages=[{"content": []}]), 422, "bad_input")
+
+    def test_a_million_values_are_refused_before_any_is_looked_at(self, client: httpx.Client) -> None:
+        for route, field in (("/v1/embeddings", "input"), ("/clip/analyze-batch", "items")):
+            check_error(client.post(route, json={field: [1] * 150_000}), 422, "bad_batch")
+            check_error(client.post(route, json={field: [1] * 1_000_000}), 413, "too_many_values")
 
     def test_a_streamed_body_beyond_the_limit(self, client: httpx.Client) -> None:
         def stream() -> Iterator[bytes]:
