@@ -95,6 +95,9 @@ class QueueLimits:
     waiting_s: float
 
 
+_Key = tuple[str, bytes]
+
+
 class ReplacedError(Exception):
     """The model has changed while a request was under way."""
 
@@ -123,7 +126,7 @@ class Loaded:
             Limits(limits.batch_size, limits.batch_tokens, limits.waiting_tokens, limits.waiting_s),
             telemetry.observer(info.name, "text"),
         )
-        self._cache: LRUCache[bytes, Embeddings] = LRUCache(cache_bytes, getsizeof=_cached_bytes)
+        self._cache: LRUCache[_Key, Embeddings] = LRUCache(cache_bytes, getsizeof=_cached_bytes)
 
     @property
     def cached_bytes(self) -> int:
@@ -144,7 +147,7 @@ class Loaded:
 
         Raises BusyError for all, ReplacedError.
         """
-        keys = [hashlib.sha256(data).digest() for data in files]
+        keys = [_key("image", data) for data in files]
         found: list[Embeddings | InputError | None] = [self._cache.get(key) for key in keys]
         missing = [number for number, row in enumerate(found) if row is None]
         telemetry.cache("image", hits=len(files) - len(missing), misses=len(missing))
@@ -169,7 +172,7 @@ class Loaded:
 
     async def texts(self, texts: Sequence[str]) -> Embeddings:
         """Checked texts -> float32 [N, D]. Raises BusyError, ReplacedError."""
-        keys = [hashlib.sha256(b"text" + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
+        keys = [_key("text", text.encode("utf-8", "surrogatepass")) for text in texts]
         found: list[Embeddings | None] = [self._cache.get(key) for key in keys]
         missing = [number for number, row in enumerate(found) if row is None]
         telemetry.cache("text", hits=len(texts) - len(missing), misses=len(missing))
@@ -216,7 +219,7 @@ class Loaded:
         telemetry.spent("queue", time.monotonic() - started - model_s)
         return [row for row, _ in answers]
 
-    def _remember(self, key: bytes, row: Embeddings) -> None:
+    def _remember(self, key: _Key, row: Embeddings) -> None:
         if self._cache.maxsize >= _cached_bytes(row):
             self._cache[key] = row.copy()  # else the whole batch would stay
 
@@ -273,6 +276,11 @@ class ServedModel:
 
 def _sent(embedded: Embedded) -> "Sent[tuple[Embeddings, float]]":
     return Sent([(row, embedded.seconds) for row in embedded.rows], embedded.replica)
+
+
+def _key(kind: str, content: bytes) -> _Key:
+    """By kind as well: a file that spells a text is not the text."""
+    return kind, hashlib.sha256(content).digest()
 
 
 def _cached_bytes(row: Embeddings) -> int:

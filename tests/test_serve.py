@@ -116,6 +116,13 @@ class TestAnalyze:
         assert "model;dur" in first.headers["server-timing"]
         assert "model;dur" not in again.headers["server-timing"]
 
+    def test_a_file_that_spells_a_cached_text_is_no_picture(
+        self, client: httpx.Client, picture: bytes
+    ) -> None:
+        text = "a mug that was asked about before"
+        assert analyze(client, picture, text).status_code == 200
+        check_error(analyze(client, text.encode(), text), 415, "not_an_image")
+
 
 class TestBatch:
     def test_it_says_what_single_requests_say(
