@@ -52,7 +52,8 @@ async def search(request: Request, service: TheService) -> contract.SearchRespon
     if forms.is_form(request):
         fields = await forms.form(request)
         plain = {name: forms.text(fields, name) for name in _Form.model_fields}
-        given = forms.checked(_Form, plain).model_dump(exclude_none=True)
+        sent = {name: value for name, value in plain.items() if value is not None}
+        given = forms.checked(_Form, sent).model_dump(exclude_none=True)
         asked = forms.checked(contract.SearchRequest, given)
         for name in ("file", "image"):
             if name in fields:

@@ -3,10 +3,10 @@
 import base64
 import binascii
 import math
+import unicodedata
 
 from data_jobs import images
 from data_jobs.errors import InputError
-from data_jobs.text import normalize
 from serve_app import contract
 from train_jobs.preprocessing import Pixels, View
 from train_jobs.spec import ModelSpec
@@ -14,7 +14,7 @@ from train_jobs.spec import ModelSpec
 
 def checked_text(text: str | None, name: str = "text") -> str:
     """A text within the contract's limit. Raises InputError (empty_text, text_too_long)."""
-    if text is None or not normalize(text).strip():
+    if text is None or all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text):
         raise InputError("empty_text", f"The field {name!r} is empty.", "Send a description.")
     if len(text) > contract.MAX_TEXT_CHARACTERS:
         raise InputError(

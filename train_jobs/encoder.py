@@ -76,9 +76,13 @@ class Encoder:
         self.towers = TwoTower(model, spec.image_mean, spec.image_std, spec.logit_bias)
         self.towers.to(self.device).eval()
         self.tokenizer = tokenizer
-        self.tokens = Tokens(tokenizer, spec.context_length, spec.pad_to_context)
         self.spec = spec
         self.batch_size = batch_size
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokenizer as the spec says to use it."""
+        return Tokens(self.tokenizer, self.spec.context_length, self.spec.pad_to_context)
 
     @classmethod
     def load(
