@@ -45,6 +45,7 @@ from train_jobs import (
     curves,
     index_sources,
     indexing,
+    leakage,
     outcome,
     preprocessing,
     scratch,
@@ -234,6 +235,9 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
         f"train {len(train_data)} pairs, validation {len(val_data)}, calibration {len(held_out)} "
         f"({int((held_out.labels == 1).sum())} matches)"
     )
+    leaks = leakage.warnings({"train": train_data, "validation": val_data, "calibration": held_out})
+    for warning in leaks:
+        print(f"WARNING: {warning}")
     use_gpu = _use_gpu(config)
     _fits(config, use_gpu)
     start, base, revision = _starting_point(config, train_data, folder)
@@ -243,6 +247,7 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
         print(f"tensorboard --logdir {folder / 'tensorboard'}")
         history = _fit(config, start, train_data, val_data, folder, use_gpu, trackers)
         summary: dict[str, Any] = {"output_dir": str(config.output_dir.absolute()), "epochs": len(history)}
+        summary["warnings"] = leaks
         for name, scores in zip(MODELS, _scores([str(folder / m) for m in MODELS], on, use_gpu), strict=True):
             encoder = Encoder.load(folder / name, device="cpu")
             spec = encoder.spec.replace(
