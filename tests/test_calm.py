@@ -124,7 +124,7 @@ def test_a_killed_embedder_costs_time_only(server: str, client: httpx.Client) ->
         wait_until_ready(client)
         time.sleep(1)
     assert set(load.statuses) <= {200, 429}, load.statuses
-    assert load.statuses[200] > 20 * load.statuses[429]
+    assert load.statuses[200] > load.statuses[429]
 
 
 def wait_until_ready(client: httpx.Client) -> None:
