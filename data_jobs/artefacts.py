@@ -6,6 +6,7 @@ leave either the old directory or the new one, and never half of one.
 
 import ctypes
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -216,3 +217,9 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,8 +14,9 @@ import tiny
 import torch
 from tiny_models import siglip2
 
+from data_jobs.artefacts import sha256
 from data_jobs.errors import InputError
-from train_jobs import backends, openvino_towers, scratch
+from train_jobs import backends, scratch
 from train_jobs.backends import (
     FLOAT32,
     INT8,
@@ -101,7 +102,7 @@ def write_manifest(folder: Path, images_per_s: dict[str, float], **changes: Any)
             name: Measured(True, "", FAITHFUL, {1: Speed(speed, speed)})
             for name, speed in images_per_s.items()
         },
-        files={str(path.relative_to(folder / FOLDER)): openvino_towers.sha256(path) for path in graphs},
+        files={str(path.relative_to(folder / FOLDER)): sha256(path) for path in graphs},
     )
     (folder / FOLDER / MARKER).write_text(dataclasses.replace(manifest, **changes).to_json())
 

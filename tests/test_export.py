@@ -19,9 +19,10 @@ import torch
 from conftest import REPO_ROOT, save_photos
 from PIL import Image
 
+from data_jobs.artefacts import sha256
 from data_jobs.drawing import describe, draw, random_products
 from data_jobs.errors import InputError
-from train_jobs import export, metrics, openvino_towers, scratch
+from train_jobs import export, metrics, scratch
 from train_jobs.backends import FLOAT32, INT8, LEAST_COSINE, MOST_AUROC_LOSS, open_backend
 from train_jobs.encoder import Encoder
 from train_jobs.export import Export
@@ -94,7 +95,7 @@ def test_both_float_precisions_are_written_once(copied: Path, capsys: pytest.Cap
         assert measured.passed and measured.fidelity.auroc is None
         assert list(measured.speeds) == [1] and measured.speeds[1].images > 0 and measured.speeds[1].texts > 0
     assert manifest.files == {
-        f"float32/{name}": openvino_towers.sha256(copied / FOLDER / "float32" / name) for name in GRAPHS
+        f"float32/{name}": sha256(copied / FOLDER / "float32" / name) for name in GRAPHS
     }
     exact = manifest.backends["openvino-float32"].fidelity
     assert min(exact.image_cosine_min, exact.text_cosine_min) > 1 - 1e-5

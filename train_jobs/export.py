@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from data_jobs import command, dataset, progress
-from data_jobs.artefacts import publish, refuse_overwrite, write_file
+from data_jobs.artefacts import publish, refuse_overwrite, sha256, write_file
 from data_jobs.errors import InputError
 from train_jobs import scoring
 from train_jobs.backends import (
@@ -58,7 +58,6 @@ from train_jobs.openvino_towers import (
     convert,
     package,
     quantised,
-    sha256,
 )
 from train_jobs.pairdata import Distinct, PairData, slices
 

@@ -14,13 +14,13 @@ any time, but never write into its files, since whoever has them mapped would cr
 compressed, or each process would have to unpack a copy of its own.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from data_jobs.artefacts import sha256
 from data_jobs.errors import InputError
 from train_jobs.index_kinds import MODALITIES, Kind
 
@@ -107,11 +107,6 @@ def verify(version: Path, manifest: Manifest) -> None:
 def mapped(path: Path) -> pa.Table:
     """An Arrow file as a table whose memory is the file's."""
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _manifest(version: Path) -> Manifest:

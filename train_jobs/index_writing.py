@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_jobs.artefacts import publish, write_file
+from data_jobs.artefacts import publish, sha256, write_file
 from data_jobs.errors import InputError
 from train_jobs import fields, index_kinds
 from train_jobs.index_kinds import MODALITIES, Kind, Modality, Rows, Vectors
@@ -29,7 +29,6 @@ from train_jobs.index_version import (
     VECTORS,
     Manifest,
     Measured,
-    sha256,
 )
 from train_jobs.spec import ModelSpec
 

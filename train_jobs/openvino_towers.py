@@ -12,7 +12,6 @@ optional; whoever needs them imports them through here.
 """
 
 import dataclasses
-import hashlib
 import importlib
 import json
 import sys
@@ -27,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data_jobs.artefacts import sha256
 from data_jobs.errors import InputError
 from train_jobs.encoder import Embeddings, Encoder, Pixels
 from train_jobs.spec import ModelSpec
@@ -140,11 +140,6 @@ class Manifest:
 def _measured(speeds: dict[str, dict[str, float]], fidelity: dict[str, Any], **facts: Any) -> Measured:
     by_threads = {int(threads): Speed(**speed) for threads, speed in speeds.items()}
     return Measured(fidelity=Fidelity(**fidelity), speeds=by_threads, **facts)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
