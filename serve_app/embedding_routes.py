@@ -98,7 +98,7 @@ async def _asked(request: contract.EmbeddingRequest, source: PictureSource) -> _
         )
     asked = _Asked([], [], [])
     if request.messages is not None:
-        _check_count(len(request.messages))
+        wire.check_count(len(request.messages), "inputs")
         for number, message in enumerate(request.messages):
             parts = message.content if isinstance(message.content, list) else [_said(message.content)]
             if not parts:
@@ -107,10 +107,10 @@ async def _asked(request: contract.EmbeddingRequest, source: PictureSource) -> _
             asked.answers.append([await _take(item, f"message {number}", asked, source) for item in items])
     else:
         items = _items(request)
-        _check_count(len(items))
+        wire.check_count(len(items), "inputs")
         for number, item in enumerate(items):
             asked.answers.append([await _take(item, f"input {number}", asked, source)])
-    _check_count(len(asked.texts) + len(asked.pictures))
+    wire.check_count(len(asked.texts) + len(asked.pictures), "inputs")
     return asked
 
 
@@ -147,13 +147,6 @@ async def _take(
         return "image", len(asked.pictures) - 1
     asked.texts.append(wire.checked_text(item.text, name))
     return "text", len(asked.texts) - 1
-
-
-def _check_count(count: int) -> None:
-    if not 1 <= count <= contract.MAX_BATCH_ITEMS:
-        raise InputError(
-            "bad_batch", f"{count} inputs; the limit is 1 to {contract.MAX_BATCH_ITEMS}.", "Split them."
-        )
 
 
 def _sound(image: Embeddings | InputError) -> Embeddings:

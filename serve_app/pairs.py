@@ -26,7 +26,7 @@ class Pair:
 
 async def from_items(items: Sequence[Any], source: PictureSource) -> list[Pair | contract.BatchError]:
     """The items of a JSON batch. Raises InputError (bad_batch) for too many or none."""
-    _check(len(items))
+    wire.check_count(len(items))
     return await asyncio.gather(*(_of_item(index, item, source) for index, item in enumerate(items)))
 
 
@@ -39,7 +39,7 @@ async def from_form(fields: FormData, source: PictureSource) -> list[Pair | cont
             f"There are {len(files)} files and {len(texts)} texts.",
             "Send one text for each file.",
         )
-    _check(len(files))
+    wire.check_count(len(files))
     common = forms.checked(_Common, {"threshold": forms.text(fields, "threshold")})
     threshold = wire.checked_threshold(common.threshold)
     return [
@@ -88,10 +88,3 @@ async def _of_file(
         return Pair(index, name, await source.uploaded(file), checked, threshold)
     except InputError as error:
         return failure(index, error, name)
-
-
-def _check(count: int) -> None:
-    if not 1 <= count <= contract.MAX_BATCH_ITEMS:
-        raise InputError(
-            "bad_batch", f"{count} items; the limit is 1 to {contract.MAX_BATCH_ITEMS}.", "Split them."
-        )

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from fastapi import Request
 
@@ -41,7 +41,7 @@ class Service:
         return next(iter(self.models.values()))
 
     def model(self, name: str | None) -> ServedModel:
-        """The model of that name or alias. Raises InputError (model_not_found)."""
+        """The model of that name or alias. Raises InputError (model_not_served)."""
         if name is None or name == CLIP:
             return self.default
         if name in self.models:
@@ -79,15 +79,7 @@ class Service:
         used = scoring.threshold_for(spec, threshold, self.settings.threshold)
         found = scoring.verdict(cosine, used, spec.calibration)
         telemetry.verdict(found.is_mismatch, cosine)
-        return contract.Verdict(
-            is_mismatch=found.is_mismatch,
-            similarity_score=found.similarity_score,
-            threshold_used=found.threshold_used,
-            confidence=found.confidence,
-            match_quality=found.match_quality,
-            match_probability=found.match_probability,
-            model=loaded.info.name,
-        )
+        return contract.Verdict(**asdict(found), model=loaded.info.name)
 
 
 def service_of(request: Request) -> Service:

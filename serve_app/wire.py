@@ -34,6 +34,14 @@ def checked_threshold(threshold: float | None) -> float | None:
     return threshold
 
 
+def check_count(count: int, what: str = "items") -> None:
+    """Raise InputError (bad_batch) for a request of none or too many."""
+    if not 1 <= count <= contract.MAX_BATCH_ITEMS:
+        raise InputError(
+            "bad_batch", f"{count} {what}; the limit is 1 to {contract.MAX_BATCH_ITEMS}.", "Split them."
+        )
+
+
 def check_size(size: int) -> None:
     """Raise InputError (file_too_large) for a picture file of too many bytes."""
     if size > contract.MAX_FILE_BYTES:
