@@ -21,7 +21,11 @@ def positive(name: str, value: float) -> None:
     """Raise InputError (bad_arguments) unless `value` of flag `name` is above zero."""
     if not value > 0:
         flag = f"--{name.replace('_', '-')}"
-        raise InputError("bad_arguments", f"{flag} is {value}; it must be above 0.", f"Give another {flag}.")
+        raise InputError(
+            "bad_arguments",
+            f"{flag} is {value}; it must be above 0.",
+            f"Give a {flag} above 0, or leave it out for its default.",
+        )
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
@@ -29,7 +33,11 @@ def within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         flag = f"--{name.replace('_', '-')}"
         limits = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise InputError("bad_arguments", f"{flag} is {value}; it must be {limits}.", f"Give another {flag}.")
+        raise InputError(
+            "bad_arguments",
+            f"{flag} is {value}; it must be {limits}.",
+            f"Give a {flag} within these, or leave it out for its default.",
+        )
 
 
 def outside(output: str | Path, *inputs: str | Path | None) -> None:

@@ -61,8 +61,8 @@ def open_table(path: str, required: Sequence[str]) -> Table:
     twice = [name for name in required if found.count(name) > 1]
     raise InputError(
         "wrong_columns",
-        f"{path} has the columns {[name[:80] for name in found[:20]]}, and "
-        + (f"lacks {missing}." if missing else f"names {twice} twice."),
+        f"{path} has the columns {', '.join(name[:80] for name in found[:20]) or 'of an empty line'}; it "
+        + (f"lacks {', '.join(missing)}." if missing else f"names {', '.join(twice)} twice."),
         f"Its first line must name {','.join(required)}.",
     )
 

@@ -142,7 +142,8 @@ def _hard(config: MakeMismatches, table: PairTable, matches: Matches) -> tuple[H
     if config.hard == "category" and not any(cells):
         raise InputError(
             "wrong_columns",
-            f"{config.csv} has no categories in a column {config.category_column!r}; its columns are {table.columns}.",
+            f"{config.csv} has no categories in a column {config.category_column!r}; its columns are "
+            f"{', '.join(table.columns)}.",
             "Name another --category-column, or use --hard text.",
         )
     pools = mismatches.same_category(matches, [text_key(cell) if cell else "" for cell in cells])

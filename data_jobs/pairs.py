@@ -75,7 +75,7 @@ def _problem(row: Mapping[str, str], *, has_image: bool) -> InputError | None:
     if missing:
         return InputError(
             "wrong_columns",
-            f"The row ends after {len(row)} cells and lacks {missing}.",
+            f"The row ends after {len(row)} cells and lacks {', '.join(missing)}.",
             f"Give every row {','.join(COLUMNS)}.",
         )
     if not has_image and not row["image_path"]:

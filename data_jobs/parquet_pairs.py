@@ -177,7 +177,7 @@ def _check_columns(file: str) -> None:
     if missing:
         raise InputError(
             "wrong_columns",
-            f"{file} has the columns {sorted(names)[:20]}, and lacks {missing}.",
+            f"{file} has the columns {', '.join(sorted(names)[:20])}; it lacks {', '.join(missing)}.",
             f"It needs {', '.join(pairs.COLUMNS)}; pictures may be in a column image instead.",
         )
 

@@ -73,7 +73,12 @@ def _parts(
     with _one_row_a_block():
         stream = (
             ray.data.from_items([{"group": group} for group in groups], override_num_blocks=len(groups))
-            .map_batches(read, batch_size=1, compute=TaskPoolStrategy(size=READERS), num_cpus=READ_CPUS)
+            .map_batches(
+                read,
+                batch_size=1,
+                compute=TaskPoolStrategy(size=min(READERS, len(groups))),
+                num_cpus=READ_CPUS,
+            )
             .map_batches(write, batch_size=1, compute=TaskPoolStrategy(), num_cpus=WRITE_CPUS)
         )
     for row in stream.iter_rows():

@@ -218,9 +218,9 @@ def test_metadata_without_a_line_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("path,text\n1.jpg,mug\n", "lacks ['file_name']"),
-        ("file_name,words\n1.jpg,mug\n", "lacks ['text']"),
-        ("", "lacks ['file_name', 'text']"),
+        ("path,text\n1.jpg,mug\n", "lacks file_name."),
+        ("file_name,words\n1.jpg,mug\n", "lacks text."),
+        ("", "lacks file_name, text."),
     ],
 )
 def test_a_csv_of_other_columns_is_an_error_at_once(tmp_path: Path, content: str, said: str) -> None:

@@ -308,10 +308,10 @@ def test_wrong_columns_in_a_later_file_are_one_reject(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"text": ["mug"], "label": [1]}, "lacks ['image_path or image']"),
+        ({"text": ["mug"], "label": [1]}, "lacks image_path or image."),
         (
             {"image": [b""], "caption": ["mug"]},
-            "the columns ['caption', 'image'], and lacks ['text', 'label']",
+            "the columns caption, image; it lacks text, label.",
         ),
     ],
 )
