@@ -288,7 +288,7 @@ def _gather_twice(rank: int) -> Tensor:
     """The gradient of rows that are gathered beside others, where autograd hands both the same buffer."""
     rows = torch.full((2, 1), 1.0, requires_grad=True)
     weights = tensor([[1.0], [2.0], [3.0], [4.0]]) * (rank + 1)
-    ((gather(rows) + gather(torch.zeros(2, 1, requires_grad=True))) * weights).sum().backward()
+    ((gather(rows)[0] + gather(torch.zeros(2, 1, requires_grad=True))[0]) * weights).sum().backward()
     assert rows.grad is not None
     return rows.grad
 
@@ -297,7 +297,7 @@ def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results: dict[str, Any] = {name: _loss_and_gradients(name, rank, 2) for name in CASES}
-    results["gathered"] = gather(tensor([[10.0 * rank], [10.0 * rank + 1]]))
+    results["gathered"] = gather(tensor([[10.0 * rank], [10.0 * rank + 1]]), tensor([[-1.0 * rank]]))
     results["gather twice"] = _gather_twice(rank)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -336,10 +336,11 @@ def test_two_workers_compute_the_gradients_of_one(two_workers: list[dict[str, An
 
 def test_gather_is_in_rank_order_and_differentiable(two_workers: list[dict[str, Any]]) -> None:
     for rank, found in enumerate(two_workers):
-        assert found["gathered"].flatten().tolist() == [0, 1, 10, 11]
+        rows, beside = found["gathered"]
+        assert rows.flatten().tolist() == [0, 1, 10, 11] and beside.flatten().tolist() == [0, -1]
         # rank 1 weights rows twice as rank 0 does, and both weigh 1, 2 | 3, 4
         assert found["gather twice"].flatten().tolist() == [[3, 6], [9, 12]][rank]
 
 
 def test_alone_gather_changes_nothing() -> None:
-    assert gather(AXES) is AXES
+    assert gather(AXES)[0] is AXES

@@ -93,7 +93,8 @@ class Training:
             )
         self._model: nn.Module = towers
         if workers.count() > 1 and not self._sharded:
-            self._model = nn.parallel.DistributedDataParallel(towers)
+            # Batch statistics are not exchanged in every step: `_finish_epoch` gives everybody rank 0's.
+            self._model = nn.parallel.DistributedDataParallel(towers, broadcast_buffers=False)
         self._history: list[dict[str, float]] = []
         self._running = {"loss": 0.0, "seconds": 0.0, "waited": 0.0}
         self._step = 0

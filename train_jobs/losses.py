@@ -36,23 +36,35 @@ def contrastive(
     `first_share`, float [n] in 0..1, and to `second_groups` by the rest. Returns this worker's share, float32 []: the
     mean over workers is the loss of the whole batch.
     """
-    all_images, all_texts = gather(images), gather(texts)
-    all_image_groups, all_text_groups = _gather_plain(image_groups), _gather_plain(text_groups)
+    all_images, all_texts = gather(images, texts)
+    given = [image_groups, text_groups, *([] if second_groups is None else [second_groups])]
+    all_image_groups, all_text_groups, *all_second = _gather_plain(*given)
     of_images = _positives(image_groups, all_text_groups)
     of_texts = _positives(text_groups, all_image_groups)
+    image_anchors = _found(all_image_groups, all_text_groups)
+    text_anchors = _found(all_text_groups, all_image_groups)
     if second_groups is not None and first_share is not None:
         of_images = of_images * first_share[:, None]
         of_images += _positives(second_groups, all_text_groups) * (1 - first_share[:, None])
-        all_second, all_shares = _gather_plain(second_groups), _gather_plain(first_share)
-        of_texts = of_texts * all_shares + _positives(text_groups, all_second) * (1 - all_shares)
+        (all_shares,) = _gather_plain(first_share)
+        of_texts = of_texts * all_shares + _positives(text_groups, all_second[0]) * (1 - all_shares)
+        image_anchors = image_anchors & (all_shares > 0)
+        image_anchors |= _found(all_second[0], all_text_groups) & (all_shares < 1)
+        text_anchors = _found(all_text_groups, all_image_groups[all_shares > 0])
+        text_anchors |= _found(all_text_groups, all_second[0][all_shares < 1])
     directions = (
-        (images, all_texts, of_images, all_text_groups == NO_GROUP),
-        (texts, all_images, of_texts, all_image_groups == NO_GROUP),
+        (images, all_texts, of_images, all_text_groups == NO_GROUP, image_anchors),
+        (texts, all_images, of_texts, all_image_groups == NO_GROUP, text_anchors),
     )
     return sum(
         (_one_way(*direction, scale, label_smoothing) for direction in directions),
         torch.zeros((), device=images.device),
     ) / len(directions)
+
+
+def _found(groups: Tensor, among: Tensor) -> Tensor:
+    """Which of `groups` are `among` others, bool; padding is not."""
+    return torch.isin(groups, among) & (groups != NO_GROUP)
 
 
 def _positives(anchor_groups: Tensor, candidate_groups: Tensor) -> Tensor:
@@ -65,10 +77,14 @@ def _one_way(
     candidates: Tensor,
     positive: Tensor,
     padding: Tensor,
+    all_anchors: Tensor,
     scale: Tensor,
     smoothing: float,
 ) -> Tensor:
-    """The loss of anchors [n, D] over candidates [M, D] by the weights of positives [n, M]; padding bool [M]."""
+    """The loss of anchors [n, D] over candidates [M, D] by the weights of positives [n, M].
+
+    padding bool [M]; `all_anchors` bool, of the anchors of all workers: which have a positive.
+    """
     logits = scale * anchors.float() @ candidates.float().T  # [n, M]
     padding = padding[None]
     log_share = torch.log_softmax(logits.masked_fill(padding, float("-inf")), dim=1).masked_fill(padding, 0)
@@ -80,7 +96,7 @@ def _one_way(
         anywhere = log_share.sum(1) / (~padding).sum().clamp(min=1)
         likelihood = (1 - smoothing) * likelihood + smoothing * anywhere
     loss = -likelihood[has_any].sum()
-    return loss * _workers() / _sum_over_workers(has_any.sum()).clamp(min=1)
+    return loss * _workers() / all_anchors.sum().clamp(min=1)
 
 
 def pairs(images: Tensor, texts: Tensor, labels: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -101,47 +117,48 @@ def sigmoid(
     Shapes, groups and padding as in `contrastive`; the sum over all pairs is divided by the number of pictures.
     Returns this worker's share, float32 []: the mean over workers is the loss of the whole batch.
     """
-    all_texts, all_text_groups = gather(texts), _gather_plain(text_groups)
+    (all_texts,) = gather(texts)
+    all_image_groups, all_text_groups = _gather_plain(image_groups, text_groups)
     logits = scale * images.float() @ all_texts.float().T + bias  # [n, M]
     padding = (all_text_groups == NO_GROUP)[None] | (image_groups == NO_GROUP)[:, None]
     match = (image_groups[:, None] == all_text_groups[None]).float() * 2 - 1
     loss = -logsigmoid(match * logits).masked_fill(padding, 0).sum()
-    pictures = _sum_over_workers((image_groups != NO_GROUP).sum())
+    pictures = (all_image_groups != NO_GROUP).sum()
     return loss * _workers() / pictures.clamp(min=1)
 
 
-def gather(rows: Tensor) -> Tensor:
-    """[n, D] of every worker -> [W * n, D] in rank order, differentiable."""
+def gather(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Each [n, D] of every worker -> [W * n, D] in rank order, differentiable. All in one exchange, as each waits."""
     if _workers() == 1:
-        return rows
-    gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+        return parts
+    gathered: tuple[Tensor, ...] = _Gather.apply(*parts)  # type: ignore[no-untyped-call]
     return gathered
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        return _gather_plain(rows)
+    def forward(ctx: Any, *parts: Tensor) -> tuple[Tensor, ...]:
+        return _gather_plain(*parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)  # autograd may still need `gradient`
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        total = torch.cat(gradients)
         dist.all_reduce(total)
-        return total.chunk(_workers())[dist.get_rank()]
+        parts = torch.split(total, [len(gradient) for gradient in gradients])
+        return tuple(part.chunk(_workers())[dist.get_rank()] for part in parts)
 
 
-def _gather_plain(rows: Tensor) -> Tensor:
+def _gather_plain(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Each [n, ...] of every worker -> [W * n, ...] in rank order; parts of one type and width."""
     if _workers() == 1:
-        return rows
-    out = [torch.empty_like(rows) for _ in range(_workers())]
-    dist.all_gather(out, rows.contiguous())
-    return torch.cat(out)
-
-
-def _sum_over_workers(count: Tensor) -> Tensor:
-    if _workers() > 1:
-        dist.all_reduce(count)
-    return count
+        return parts
+    lengths = [len(part) for part in parts]
+    mine = torch.cat(parts)
+    everyone = [torch.empty_like(mine) for _ in range(_workers())]
+    dist.all_gather(everyone, mine)
+    return tuple(
+        torch.cat(one) for one in zip(*(torch.split(each, lengths) for each in everyone), strict=True)
+    )
 
 
 def _workers() -> int:
