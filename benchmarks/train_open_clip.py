@@ -7,6 +7,7 @@ the fused one, as for the others. (Its `adamw` is the same algorithm, one operat
 
 import importlib.metadata
 import math
+import multiprocessing
 import os
 import sys
 import warnings
@@ -83,6 +84,7 @@ def version(site: Path | None) -> str | None:
 def run(job: OpenClip) -> Steps:
     """Train on one thread, beside the loader's processes."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # Linux's own; a spawned process hands its method on
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tokenizers warn about the loader's forks
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     if job.site:
