@@ -5,6 +5,8 @@ import math
 import pytest
 import tiny
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.profiler import ProfilerActivity, profile
 
 from train_jobs.encoder import Encoder
 from train_jobs.schedule import set_learning_rates
@@ -108,3 +110,14 @@ def test_every_group_keeps_its_own_peak() -> None:
 def test_precision_decides_what_matrices_are_multiplied_in(precision: str, dtype: torch.dtype) -> None:
     with tiny.schedule(precision=precision).autocast(torch.device("cpu"))():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(("precision", "flash"), [("float32", True), ("bfloat16", False)])
+def test_attention_on_cpus_is_not_by_the_kernel_that_is_slow_in_bfloat16(precision: str, flash: bool) -> None:
+    plan, device = tiny.schedule(precision=precision), torch.device("cpu")
+    query = torch.ones(1, 2, 4, 8, requires_grad=True)
+    with profile(activities=[ProfilerActivity.CPU]) as run, plan.attention(device):
+        with plan.autocast(device)():
+            attended = scaled_dot_product_attention(query, query, query)
+        attended.sum().backward()
+    assert any("flash_attention" in event.key for event in run.key_averages()) == flash

@@ -94,7 +94,7 @@ class Training:
         self._model: nn.Module = towers
         if workers.count() > 1 and not self._sharded:
             # Batch statistics are not exchanged in every step: `_finish_epoch` gives everybody rank 0's.
-            self._model = nn.parallel.DistributedDataParallel(towers, broadcast_buffers=False)
+            self._model = nn.parallel.DistributedDataParallel(towers, forward_sync_buffers=False)
         self._history: list[dict[str, float]] = []
         self._running = {"loss": 0.0, "seconds": 0.0, "waited": 0.0}
         self._step = 0
@@ -139,7 +139,9 @@ class Training:
         trainable.training_mode(towers, schedule)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
-        loss = gradients.backward(self._model, batches, self._loss, schedule.autocast(self.encoder.device))
+        device = self.encoder.device
+        with schedule.attention(device):
+            loss = gradients.backward(self._model, batches, self._loss, schedule.autocast(device))
         if self._sharded:
             sharding.exchange(towers)
         norm = sharding.clip(towers, schedule.gradient_clip)
