@@ -18,6 +18,10 @@ _JPEG = ("JPEG", "MPO")  # phones store a JPEG with its depth map or gain map as
 _SIGNATURES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8|RIFF....WEBP", re.DOTALL)
 MAX_PIXELS = 50_000_000
 """Default bound against decompression bombs: four times a 12-megapixel phone photo, 150 MB as RGB."""
+MAX_ASPECT = 200
+"""A panorama has 20. A model that crops scales the shortest side up: of 1,000,000 x 1 pixels it would make 150 GB."""
+_OTHERS = ("AVIF", "BMP", "ICO", "JPEG2000", "PPM", "PSD", "TIFF")
+"""Known by name in a refusal. Pillow knows more, some of whose headers take seconds to read (EPS)."""
 _LONGEST_JPEG_SIDE = 65_500  # libjpeg's JPEG_MAX_DIMENSION
 
 _UPRIGHT = {  # EXIF orientation, TIFF 6.0 tag 274 -> what turns the picture upright
@@ -39,13 +43,13 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = No
     at 1/2, 1/4 or 1/8 of its size, the smallest whose shortest side is still at least `target` pixels. The
     header's size is in `image.info["original_size"]` as (width, height), upright.
 
-    Raises InputError with code empty_file, not_an_image, unsupported_format, too_many_pixels or
-    truncated_image.
+    Raises InputError with code empty_file, not_an_image, unsupported_format, too_many_pixels, too_elongated
+    or truncated_image.
     """
     if not data:
         raise InputError("empty_file", "The image file has 0 bytes.", "Upload the picture again.")
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_OTHERS))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(str(error), max_pixels) from error
     except Exception as error:  # Pillow's parsers raise many types on hostile headers
@@ -65,6 +69,12 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = No
     width, height = image.size
     if width * height > max_pixels:
         raise _too_many_pixels(f"{width} x {height} pixels", max_pixels)
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise InputError(
+            "too_elongated",
+            f"The picture has {width} x {height} pixels; the limit is {MAX_ASPECT} times as long as wide.",
+            "Crop it to the product.",
+        )
     try:
         orientation = image.getexif().get(0x0112, 1)
         upright = _by_turbojpeg(data, image.size, target) if image.format in _JPEG else None

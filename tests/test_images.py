@@ -240,6 +240,13 @@ def test_a_bomb_is_refused_by_its_header(side: int) -> None:
     assert f"{MAX_PIXELS:,} pixels" in refusal.message
 
 
+@pytest.mark.parametrize(("size", "allowed"), [((201, 1), (200, 1)), ((2, 401), (2, 400))])
+def test_a_line_is_refused(size: tuple[int, int], allowed: tuple[int, int]) -> None:
+    refusal = _refusal(_bytes(Image.new("RGB", size), "PNG"))
+    assert refusal.code == "too_elongated" and f"{size[0]} x {size[1]} pixels" in refusal.message
+    assert decode(_bytes(Image.new("RGB", allowed), "PNG")).size == allowed
+
+
 @given(
     st.binary(max_size=80), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"])
 )
@@ -252,7 +259,7 @@ def test_hostile_bytes_are_refused_and_nothing_else_is_raised(data: bytes, start
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 300))
+@given(st.integers(3, 500), st.integers(3, 500), st.integers(1, 300))
 def test_a_smaller_decode_keeps_the_shortest_side(width: int, height: int, target: int) -> None:
     picture = decode(_bytes(Image.new("RGB", (width, height)), "JPEG"), target=target)
     assert min(picture.size) >= min(target, width, height)

@@ -74,7 +74,7 @@ def test_checking_keeps_the_order_and_names_each_reject(tmp_path: Path) -> None:
     assert [(reject.image_path, reject.code) for reject in rejects] == [
         (str(bad[0]), "empty_file"),
         (str(bad[1]), "truncated_image"),
-        (str(bad[2]), "side_too_long"),
+        (str(bad[2]), "too_elongated"),
         (str(bad[3]), "missing_image"),
     ]
 
