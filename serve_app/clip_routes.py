@@ -24,6 +24,7 @@ _NAME = {"type": "string", "description": "One of /v1/models; default: the first
 
 @router.post(
     "/clip/analyze",
+    responses=contract.refusals(403, 404, 415, 422),
     openapi_extra=forms.documented(
         contract.AnalyzeRequest,
         {"file": _FILE, "text": _TEXT, "threshold": _COSINE, "model": _NAME},
@@ -57,6 +58,7 @@ async def analyze(request: Request, service: TheService) -> contract.Verdict:
 
 @router.post(
     "/clip/analyze-batch",
+    responses=contract.refusals(403, 404, 415, 422),
     openapi_extra=forms.documented(
         contract.BatchRequest,
         {
@@ -101,6 +103,7 @@ async def analyze_batch(request: Request, service: TheService) -> contract.Batch
 
 @router.post(
     "/clip/classify",
+    responses=contract.refusals(403, 404, 415, 422),
     openapi_extra=forms.documented(
         contract.ClassifyRequest,
         {

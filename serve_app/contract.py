@@ -18,6 +18,8 @@ MAX_TEXT_CHARACTERS = 500
 MAX_BATCH_ITEMS = 64
 MAX_CATEGORIES = 1000
 MAX_TOP_K = 1000
+MAX_DIMENSIONS = 16384
+"""Of any embedding; a model's own are fewer."""
 
 _STATUS = {
     "file_too_large": 413,
@@ -39,13 +41,55 @@ _STATUS = {
 """Error codes that are not plainly 422, "understood, but cannot be used"."""
 
 
+_MEANINGS = {
+    401: "No API key, or a wrong one (where the deployment asks for one)",
+    403: "Not allowed here",
+    404: "Not here",
+    409: "An index of another model",
+    413: "Too large",
+    415: "Not an accepted picture format",
+    422: "Cannot be used",
+    429: "Too busy; try again",
+    500: "A fault of the server's",
+    503: "Not ready, or too slow",
+}
+_RETRY_AFTER = {
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that may answer with these."""
+    told: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        told[status] = {"model": ErrorResponse, "description": _MEANINGS[status]}
+        if status in (429, 503):
+            told[status]["headers"] = _RETRY_AFTER
+    return told
+
+
 def status_of(error: InputError) -> int:
     """The HTTP status of an input error."""
     return _STATUS.get(error.code, 422)
 
 
+_VERDICT: dict[str, Any] = {
+    "is_mismatch": False,
+    "similarity_score": 0.31,
+    "threshold_used": 0.25,
+    "confidence": "medium",
+    "match_quality": "good",
+    "match_probability": 0.92,
+    "model": "best_model",
+}
+_PICTURE = "data:image/gif;base64,R0lGODdhAQABAIEAAMgeHgAAAAAAAAAAACwAAAAAAQABAAAIBAABBAQAOw=="
+"""One red dot: an example that can be sent as it is."""
+
+
 class Verdict(BaseModel):
     """Whether a picture shows what a text says."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_VERDICT]})
 
     is_mismatch: bool
     similarity_score: float = Field(description="Cosine of picture and text, -1 to 1.")
@@ -88,9 +132,7 @@ class Item(BaseModel):
 class AnalyzeRequest(Item):
     """/clip/analyze as JSON."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"image": "data:image/jpeg;base64,...", "text": "a red mug"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": _PICTURE, "text": "a red mug"}]})
 
     model: str | None = None
 
@@ -100,9 +142,7 @@ class BatchRequest(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={
-            "examples": [{"items": [{"image": "data:image/jpeg;base64,...", "text": "a red mug"}]}]
-        },
+        json_schema_extra={"examples": [{"items": [{"image": _PICTURE, "text": "a red mug"}]}]},
     )
 
     items: Annotated[
@@ -116,6 +156,10 @@ class BatchRequest(BaseModel):
 class BatchResult(Verdict):
     """One item's verdict."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [_VERDICT | {"index": 0, "image_path": "mug.jpg"}]}
+    )
+
     index: int = Field(description="The item's place in the request, from 0.")
     image_path: str | None = Field(
         description="As the request named the picture: its path, URL or file name."
@@ -124,6 +168,17 @@ class BatchResult(Verdict):
 
 class BatchError(BaseModel):
     """Why one item has no verdict. Its neighbours do not suffer."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "index": 1, "code": "empty_text", "error": "The field 'text' is empty.",
+                    "suggestion": "Send a description.", "image_path": "lamp.jpg",
+                }
+            ]
+        }
+    )  # fmt: skip
 
     index: int
     error: str
@@ -144,7 +199,7 @@ class ClassifyRequest(BaseModel):
     """/clip/classify as JSON."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"image": "data:image/jpeg;base64,...", "top_k": 3}]}
+        extra="forbid", json_schema_extra={"examples": [{"image": _PICTURE, "top_k": 3}]}
     )
 
     image: str | None = Field(default=None, description="Base64 or data URI.")
@@ -158,6 +213,8 @@ class ClassifyRequest(BaseModel):
 
 
 class CategoryScore(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"category": "mug", "score": 0.93}]})
+
     category: str
     score: float = Field(description="Softmax over all categories asked about.")
 
@@ -307,12 +364,19 @@ class EmbeddingRequest(BaseModel):
     )
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(
-        default=None, ge=1, description="Keep the first so many components, and normalise again."
+        default=None,
+        ge=1,
+        le=MAX_DIMENSIONS,
+        description="Keep the first so many components, and normalise again.",
     )
     user: str | None = None
 
 
 class Embedding(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}]}
+    )
+
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str = Field(description="Unit norm; base64 is little-endian float32.")
@@ -348,14 +412,14 @@ class SearchRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"text": "آش رشته", "top_k": 5},
-                {"text": "in blue", "image": "data:image/jpeg;base64,...", "weights": {"text": 0.5}},
+                {"text": "in blue", "image": _PICTURE, "weights": {"text": 0.5}},
             ]
         },
     )
 
     text: str | None = None
     image: str | None = Field(default=None, description="Base64, data URI, or URL of an allowed host.")
-    embedding: list[float] | None = Field(default=None, max_length=16384)
+    embedding: list[float] | None = Field(default=None, max_length=MAX_DIMENSIONS)
     weights: Weights = Weights()
     top_k: int = Field(default=10, ge=1, le=MAX_TOP_K)
     index: str | None = Field(default=None, description="Name of an index; default: the first.")
@@ -366,6 +430,17 @@ class SearchRequest(BaseModel):
 
 
 class SearchHit(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "soup-7", "score": 0.41, "title": "آش رشته", "passage_text": "آش رشته با کشک و نعناع داغ",
+                    "image": "images/soup-7.jpg", "metadata": {"category": "soup"},
+                }
+            ]
+        }
+    )  # fmt: skip
+
     id: str
     score: float = Field(description="Cosine to the query.")
     title: str
@@ -400,6 +475,21 @@ class ErrorBody(BaseModel):
 
 class ErrorResponse(BaseModel):
     """Every error, whatever its status."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "empty_text", "message": "The field 'text' is empty.",
+                        "suggestion": "Send a description.",
+                    },
+                    "detail": "The field 'text' is empty.",
+                    "request_id": "3f2b8c0d5a7e4f19",
+                }
+            ]
+        }
+    )  # fmt: skip
 
     error: ErrorBody
     detail: str

@@ -34,6 +34,7 @@ class _Asked:
 @router.post(
     "/v1/embeddings",
     response_model=contract.EmbeddingResponse,
+    responses=contract.refusals(403, 404, 415, 422),
     openapi_extra=forms.documented(contract.EmbeddingRequest),
 )
 @router.post("/embeddings", response_model=contract.EmbeddingResponse, include_in_schema=False)

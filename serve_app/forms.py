@@ -20,6 +20,8 @@ MAX_FIELDS = 512
 """A batch of 64 has a text and a threshold for each file."""
 MAX_VALUES = 200_000
 """Of a JSON body: commas in 64 texts and an embedding's numbers are far fewer."""
+MAX_FAULTS = 100
+"""Found in a body that are looked at: pydantic makes an object of each, which takes 2 s for 200,000."""
 MAX_FIELD_BYTES = 16 * 1024 * 1024
 """A picture may come as base64 in a field."""
 
@@ -44,7 +46,7 @@ async def form(request: Request) -> FormData:
 
 
 async def json(request: Request, model: type[M]) -> M:
-    """The body as `model`. Raises RequestValidationError, InputError (too_many_values)."""
+    """The body as `model`. Raises RequestValidationError, InputError (too_many_values, too_many_faults)."""
     body = await request.body()
     values = sum(body.count(sign) for sign in (b",", b"[", b"{"))
     if values > MAX_VALUES:  # parsed, 64 MB of small values would take gigabytes
@@ -60,7 +62,7 @@ async def json(request: Request, model: type[M]) -> M:
 
 
 def checked(model: type[M], values: dict[str, Any]) -> M:
-    """A form's plain fields as `model`. Raises RequestValidationError."""
+    """A form's plain fields as `model`. Raises RequestValidationError, InputError (too_many_faults)."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -114,5 +116,17 @@ def _inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:
     return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
 
 
-def _refused(error: ValidationError) -> RequestValidationError:
-    return RequestValidationError([{**part, "loc": ("body", *part["loc"])} for part in error.errors()])
+def _refused(error: ValidationError) -> RequestValidationError | InputError:
+    if error.error_count() > MAX_FAULTS:
+        return too_many_faults(error)
+    found = error.errors(include_url=False)
+    return RequestValidationError([{**part, "loc": ("body", *part["loc"])} for part in found])
+
+
+def too_many_faults(error: ValidationError) -> InputError:
+    """Instead of any of them."""
+    return InputError(
+        "too_many_faults",
+        f"There are {error.error_count():,} faults in it; they are named up to {MAX_FAULTS}.",
+        "See /docs for the fields.",
+    )

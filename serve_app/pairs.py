@@ -69,12 +69,18 @@ async def _of_item(index: int, item: Any, source: PictureSource) -> Pair | contr
         text, threshold = wire.checked_text(asked.text), wire.checked_threshold(asked.threshold)
         picture = await source.of(asked.image, asked.image_url, asked.image_path)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the item"
-        return failure(index, InputError("bad_item", f"{where}: {first['msg']}.", "See /docs."), name)
+        return failure(index, _fault(error), name)
     except InputError as error:
         return failure(index, error, name)
     return Pair(index, name, picture, text, threshold)
+
+
+def _fault(error: ValidationError) -> InputError:
+    if error.error_count() > forms.MAX_FAULTS:
+        return forms.too_many_faults(error)
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))[:100] or "the item"
+    return InputError("bad_item", f"{where}: {first['msg']}.", "See /docs.")
 
 
 async def _of_file(

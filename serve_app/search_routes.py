@@ -32,6 +32,7 @@ class _Form(BaseModel):
 
 @router.post(
     "/search",
+    responses=contract.refusals(403, 404, 409, 415, 422),
     openapi_extra=forms.documented(
         contract.SearchRequest,
         {

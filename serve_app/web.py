@@ -3,9 +3,10 @@
 import math
 import reprlib
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -19,17 +20,11 @@ from serve_app.dispatch import BusyError
 from serve_app.middleware import BodyLimit, Concurrency, Deadline, RequestIds, Timings
 from serve_app.service import Service
 
-_STATUSES = {
-    401: "No API key, or a wrong one (where the deployment asks for one)",
-    403: "Not allowed here",
-    404: "Not here",
-    409: "An index of another model",
-    413: "Too large",
-    415: "Not an accepted picture format",
-    422: "Cannot be used",
-    429: "Too busy; try again",
-    503: "Not ready",
-}
+_BRING_A_KEY = [
+    Security(HTTPBearer(auto_error=False, description="Or X-API-Key.")),
+    Security(APIKeyHeader(name="X-API-Key", auto_error=False, description="Or Authorization: Bearer.")),
+]
+"""So that OpenAPI tells, and /docs asks, for one; whether it is right is for ApiKeys to say."""
 
 
 def application(service: Service) -> FastAPI:
@@ -37,10 +32,8 @@ def application(service: Service) -> FastAPI:
     app: FastAPI = FastAPIOffline(
         title="Catalens",
         summary="Do your pictures say what your words say?",
-        responses={
-            status: {"model": contract.ErrorResponse, "description": text}
-            for status, text in _STATUSES.items()
-        },
+        responses=contract.refusals(401, 413, 429, 500, 503),  # from the layers around every route
+        dependencies=_BRING_A_KEY if service.settings.api_keys else [],
     )
     app.state.service = service
     for routes in (clip_routes, embedding_routes, search_routes, health_routes):
@@ -115,7 +108,7 @@ async def _gone(request: Request, error: Exception) -> JSONResponse:
 async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or "the request body"
+    where = ".".join(str(part) for part in first["loc"] if part != "body")[:100] or "the request body"
     if first["type"] == "bad_batch":
         return _error(request, 422, "bad_batch", f"{where}: {first['msg']}.", "Split them.")
     value = reprlib.repr(first.get("input"))[:80]  # never of the whole, which may be megabytes

@@ -252,6 +252,13 @@ class TestJson:
             self.json(body)
         assert locations(caught.value) == [location]
 
+    def test_200_000_faults_are_counted_and_not_listed(self) -> None:
+        """An object of each would hold up every other request for 2 s."""
+        body = plain_json.dumps({"text": "a"} | {f"k{number}": 1 for number in range(190_000)}).encode()
+        with pytest.raises(InputError, match="190,000 faults") as caught:
+            self.json(body)
+        assert (caught.value.code, contract.status_of(caught.value)) == ("too_many_faults", 422)
+
     @settings(deadline=None)
     @given(st.binary(max_size=50) | st.from_regex(r'\{("text"|"image"): ?.{0,30}\}').map(str.encode))
     def test_nothing_else_comes_of_any_bytes(self, body: bytes) -> None:

@@ -180,6 +180,15 @@ class TestItems:
         if isinstance(outcome, BatchError):
             assert json.loads(outcome.model_dump_json())["index"] == 1
 
+    def test_an_item_of_190_000_unknown_fields_fails_alone_and_at_once(self) -> None:
+        outcomes = of_items(
+            [SOUND, {f"k{number}": 1 for number in range(190_000)}, {"k" * 10_000: 1, **SOUND}]
+        )
+        assert isinstance(outcomes[0], Pair)
+        assert code(outcomes[1]) == "too_many_faults"
+        assert code(outcomes[2]) == "bad_item"
+        assert len(outcomes[2].error) < 300, "it repeats what was sent"
+
 
 class TestForms:
     def test_files_and_texts_belong_together_in_order(self) -> None:
