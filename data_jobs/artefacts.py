@@ -51,14 +51,16 @@ def resumable(
     overwrite: bool = False,
     resume: bool = False,
     precious: Callable[[Path], bool] = lambda work: False,
+    reusable: str | None = None,
 ) -> Iterator[Path]:
     """As `publish`, for long work: what a killed run has written is kept beside `final` and taken up with `resume`.
 
     `plan` (JSON values) says what makes two runs the same work; it stands beside the directory. That is yielded empty,
     or, with `resume`, as an earlier run of the same plan left it; without, such work is lost only by `overwrite`.
     Ctrl-C, kill -9 and an output that another run made meanwhile keep it; work that can never succeed (InputError
-    in the block) is removed, unless it is `precious` all the same (by default never). Two runs at once on one
-    `final` are refused.
+    in the block) is removed, unless it is `precious` all the same (by default never). The sub-folder `reusable` stays
+    even then, for a run of any plan to take up: its user must know what is in it. Two runs at once on one `final` are
+    refused.
 
     Raises InputError (output_exists, not_an_artefact, already_running, other_plan,
     unfinished_run).
@@ -76,12 +78,13 @@ def resumable(
                     f"An earlier run on {final} was not finished; its work is in {aside}.",
                     "Add --resume to go on with it, or --overwrite to start anew.",
                 )
-            shutil.rmtree(aside)
+            begun.unlink()
+            _remove(aside, but=reusable)
         if aside.is_dir() and begun.is_file():
             _same_plan(json.loads(begun.read_text()), json.loads(json.dumps(plan)))
         else:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
+            _remove(aside, but=reusable)
+            aside.mkdir(exist_ok=True)
             write_file(begun, json.dumps(plan, indent=1))
         try:
             yield aside
@@ -89,22 +92,39 @@ def resumable(
             if precious(aside):
                 kept = f"{error.suggestion} What the run has made is kept in {aside}."
                 raise InputError(error.code, error.message, kept) from error
-            shutil.rmtree(aside, ignore_errors=True)
             begun.unlink(missing_ok=True)
+            _remove(aside, but=reusable)
             raise
         _install(aside, final, marker=marker, overwrite=overwrite)
         begun.unlink()  # first, since with it what follows would pass for unfinished work
         shutil.rmtree(aside, ignore_errors=True)  # what was replaced
 
 
+def _remove(aside: Path, *, but: str | None) -> None:
+    """Remove the directory and what is in it, or all but one sub-folder if that holds anything."""
+    kept = aside / but if but else None
+    if kept is None or not kept.is_dir() or not any(kept.iterdir()):
+        shutil.rmtree(aside, ignore_errors=True)
+        return
+    for child in aside.iterdir():
+        if child.is_dir() and child != kept:
+            shutil.rmtree(child, ignore_errors=True)
+        elif child != kept:
+            child.unlink()
+
+
 def _same_plan(before: dict[str, object], now: dict[str, object]) -> None:
     changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
     if changed:
-        key = changed[0]
+        differences = (
+            f"the {key} changed"  # a fingerprint: its digits tell nothing
+            if " " in key
+            else f"--{key.replace('_', '-')} was {str(before.get(key))[:100]} and is now {str(now.get(key))[:100]}"
+            for key in changed
+        )
         raise InputError(
             "other_plan",
-            f"The unfinished run had other {', '.join(changed)}: {key} was {str(before.get(key))[:200]} and is now "
-            f"{str(now.get(key))[:200]}.",
+            f"This is not the run that was left unfinished: {', '.join(differences)}.",
             "Resume with the same flags and files, or start anew with --overwrite instead of --resume.",
         )
 

@@ -27,7 +27,7 @@ from data_jobs.items import Item, Note, Passage, Record, Reject
 from data_jobs.sources import Source
 
 FORMAT_VERSION = 2
-MARKER = "report.json"
+MARKER, REJECTS = "report.json", "rejects.csv"
 _FOLDERS = {"pairs": schema.PAIRS, "passages": schema.DOCSTORE, "rejects": schema.REJECTS}
 _LEDGER = "ledger"
 
@@ -188,6 +188,16 @@ def read_pairs(folder: str | Path, columns: Sequence[str] | None = None) -> pa.T
     return table.sort_by("pair_id")
 
 
+def counted(report: Mapping[str, Any]) -> str:
+    """What a dataset's report counts, in words."""
+    pairs, passages = report["pairs"], report["passages"]
+    remarks = ", ".join(f"{code} {count}" for code, count in report["codes"].items())
+    return (
+        f"{pairs['read']} pairs read = {pairs['written']} written + {pairs['rejected']} rejected; "
+        f"{passages['unique']} unique passages; {remarks or 'no remarks'}"
+    )
+
+
 def read_report(folder: str | Path) -> dict[str, Any]:
     """The counts of a finished dataset. Raises InputError (not_a_dataset, old_dataset)."""
     path = Path(folder) / MARKER
@@ -233,7 +243,7 @@ def _total(folder: Path) -> Part:
 
 
 def _report(folder: Path, total: Part, unique: int, image_size: int, inputs: Sequence[str]) -> dict[str, Any]:
-    docstore.export_rejects(folder / "rejects", folder / "rejects.csv")
+    docstore.export_rejects(folder / "rejects", folder / REJECTS)
     report = {
         "format_version": FORMAT_VERSION,
         "inputs": list(inputs),

@@ -81,11 +81,7 @@ def run(config: Ingest) -> dict[str, Any]:
             )
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("what was written is kept; go on with --resume") from stop
-    pairs, passages = report["pairs"], report["passages"]
-    print(
-        f"{config.output_dir}: {pairs['read']} pairs read = {pairs['written']} written + "
-        f"{pairs['rejected']} rejected; {passages['unique']} unique passages; {report['codes'] or 'no remarks'}"
-    )
+    print(f"{config.output_dir}: {dataset.counted(report)}")
     for warning in report["warnings"]:
         print(f"warning ({warning['code']}): {warning['message']} {warning['suggestion']}")
     print(f"See {config.output_dir / 'report.html'}.")
@@ -95,10 +91,10 @@ def run(config: Ingest) -> dict[str, Any]:
 def _plan(config: Ingest, source: Source) -> dict[str, object]:
     """What makes two runs the same work: the code's formats, the flags and the files as they are now."""
     return {
-        "format_version": dataset.FORMAT_VERSION,
-        "text_normalizer": text.VERSION,
-        "source": repr(source),
-        "files": [[file, files.stamp(file)] for file in source.files()],
+        "dataset format": dataset.FORMAT_VERSION,
+        "text normalizer": text.VERSION,
+        "input source": repr(source),
+        "input files": [[file, files.stamp(file)] for file in source.files()],
         "image_size": config.image_size,
         "max_pixels": config.max_pixels,
         "rows_per_part": config.rows_per_part,

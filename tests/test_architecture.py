@@ -19,6 +19,7 @@ JOBS = {
 KNOW_RAY = JOBS | {
     "data_jobs.session",  # how jobs reach Ray
     "data_jobs.stream",  # how the verbs that read raw files use it
+    "train_jobs.fit",  # how finetune uses it
     "train_jobs.indexing",  # how the verbs that make an index use it
     "serve_app.app", "serve_app.embedding", "serve_app.ingress", "serve_app.retrieval",  # Serve deployments
     "serve_app.ray_metrics",  # what telemetry tells, to Ray

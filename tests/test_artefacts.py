@@ -222,7 +222,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------------------- long work, taken up again
 
-PLAN: Mapping[str, object] = {"size": 256, "files": [["a.csv", "17 5"], ["گل.csv", None]]}
+PLAN: Mapping[str, object] = {"size": 256, "input files": [["a.csv", "17 5"], ["گل.csv", None]]}
 
 
 def _work(
@@ -234,9 +234,18 @@ def _work(
     overwrite: bool = False,
     resume: bool = False,
     precious: Callable[[Path], bool] = lambda work: False,
+    reusable: str | None = None,
 ) -> list[str]:
     """Write `name` into the work of `final`, and what `error` says; what an earlier run had left there."""
-    work = resumable(final, marker=MARKER, plan=plan, overwrite=overwrite, resume=resume, precious=precious)
+    work = resumable(
+        final,
+        marker=MARKER,
+        plan=plan,
+        overwrite=overwrite,
+        resume=resume,
+        precious=precious,
+        reusable=reusable,
+    )
     with work as folder:
         before = _names(folder)
         (folder / "parts").mkdir(exist_ok=True)
@@ -301,6 +310,22 @@ def test_precious_work_is_kept_and_named(tmp_path: Path) -> None:
     assert _work(final, "2", resume=True) == ["1"]
 
 
+def test_what_is_reusable_stays_for_a_run_of_another_plan(tmp_path: Path) -> None:
+    final, hopeless = tmp_path / "out", InputError("one_label", "All are matches.", "Use another loss.")
+    with pytest.raises(InputError):
+        _work(final, "1", error=hopeless, reusable="parts")
+    assert not final.exists()
+    aside = tmp_path / ".out.unfinished"
+    (aside / "models").mkdir()
+    (aside / "models" / "stray").write_text("of a run that was killed while it tidied up")
+    (aside / "stray").write_text("the same")
+    with pytest.raises(KeyboardInterrupt):
+        _work(final, "2", plan={"other": "plan"}, reusable="parts", error=KeyboardInterrupt())
+    assert _names(aside) == ["1", "2"]
+    assert _work(final, "3", overwrite=True, reusable="parts") == ["1", "2"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_work_that_can_never_succeed_is_removed(tmp_path: Path) -> None:
     _interrupted(tmp_path / "out", "1")
     with pytest.raises(InputError, match="No row"):
@@ -311,14 +336,11 @@ def test_work_that_can_never_succeed_is_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("plan", "said"),
     [
-        ({**PLAN, "size": 128}, "had other size: size was 256 and is now 128"),
-        (
-            {**PLAN, "files": [["a.csv", "17 6"]]},
-            "files was [['a.csv', '17 5'], ['گل.csv', None]] and is now",
-        ),
-        ({**PLAN, "seed": 1}, "seed was None and is now 1"),
-        ({"size": 1, "files": []}, "had other files, size:"),
-        ({}, "had other files, size:"),
+        ({**PLAN, "size": 128}, "unfinished: --size was 256 and is now 128."),
+        ({**PLAN, "input files": [["a.csv", "17 6"]]}, "unfinished: the input files changed."),
+        ({**PLAN, "image_size": 1}, "--image-size was None and is now 1"),
+        ({"size": 1, "input files": []}, "the input files changed, --size was 256 and is now 1."),
+        ({}, "the input files changed, --size was 256 and is now None."),
     ],
 )
 def test_another_plan_is_refused_by_name_and_the_work_stays(
@@ -334,7 +356,7 @@ def test_another_plan_is_refused_by_name_and_the_work_stays(
 
 def test_a_plan_is_compared_as_json(tmp_path: Path) -> None:
     _interrupted(tmp_path / "out", "1")
-    same = {"files": (("a.csv", "17 5"), ("گل.csv", None)), "size": 256}  # tuples, in another order
+    same = {"input files": (("a.csv", "17 5"), ("گل.csv", None)), "size": 256}  # tuples, in another order
     assert _work(tmp_path / "out", "2", plan=same, resume=True) == ["1"]
 
 

@@ -241,7 +241,33 @@ def test_a_run_that_fails_leaves_the_earlier_one(ray_cluster: None, catalogue: P
             )
         )
     assert (output / "precious").read_text() == "weights"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {path.name for path in tmp_path.iterdir()} == {"model", ".model.unfinished"}
+    assert [path.name for path in (tmp_path / ".model.unfinished").iterdir()] == ["data"]
+
+
+def test_what_was_ingested_is_taken_up_by_the_next_try(
+    ray_cluster: None, catalogue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flag that only the data can refute costs no second ingest; another size of pictures does."""
+    csv = str(catalogue / "train.csv")
+    config = Finetune(
+        train_csv=csv,
+        val_csv=csv,
+        model_name="scratch:tiny-clip",
+        loss="pairs",
+        output_dir=tmp_path / "model",
+    )
+
+    def tried(config: Finetune) -> list[str]:
+        with pytest.raises(InputError) as raised:
+            finetune.run(config)
+        assert raised.value.code == "one_label"
+        return [line.split(", ")[0] for line in capsys.readouterr().out.splitlines() if line.startswith(csv)]
+
+    anew, again = ["pairs read" in line for line in tried(config)], tried(dataclasses.replace(config, seed=1))
+    assert anew == [True, True]
+    assert again == [f"{csv}: ingested before"] * 2
+    assert not any("before" in line for line in tried(dataclasses.replace(config, image_size=64)))
 
 
 def test_an_earlier_run_is_not_overwritten_unasked(trained: Path, catalogue: Path) -> None:

@@ -8,7 +8,8 @@ import tiny
 from numpy.typing import NDArray
 
 from train_jobs import calibration, metrics, scoring, thresholds
-from train_jobs.outcome import Outcome, Policy, judge
+from train_jobs.outcome import Outcome, Policy, described, judge
+from train_jobs.spec import Estimate, Threshold
 
 COUNT = 200
 LABELS = np.arange(COUNT) % 2
@@ -109,3 +110,18 @@ def test_the_pairs_of_a_picture_count_together() -> None:
     few = replace(HELD_OUT, picture_ids=[f"p{row // 100}" for row in range(COUNT)])
     found = judge(SPEC, _scores(0.5), _scores(3.0, seed=1), few, POLICY)
     assert found.against_start.verdict == "undecided" and found.against_start.pictures == 2
+
+
+@pytest.mark.parametrize(("policy", "promised", "comment"), [
+    ("recall=0.9", (0.95, 0.85), "recall 0.9 was reached on the calibration pairs"),
+    ("precision=0.9", (0.85, 0.95), "precision 0.9 was reached"),
+    ("precision=0.9", (0.9, 0.5), None),
+    ("youden", (0.5, 0.5), None),
+])  # fmt: skip
+def test_a_promise_below_what_was_asked_is_commented_on(
+    policy: str, promised: tuple[float, float], comment: str | None
+) -> None:
+    precision, recall = (Estimate(value, value - 0.1, value + 0.05) for value in promised)
+    words = described(SPEC.replace(threshold=Threshold(0.3, 0.2, 0.4, policy, 0.5, precision, recall)))
+    assert f"promises precision {promised[0]:.3f}" in words
+    assert comment in words if comment else "was reached" not in words

@@ -83,7 +83,7 @@ def test_a_killed_driver_is_resumed_where_it_was(source: Path, undisturbed: Path
     other = start(source, output, "--resume", "--image-size", "32")
     said = other.communicate()[0]
     assert other.returncode == 2
-    assert "other_plan" in said and "image_size was 64 and is now 32" in said
+    assert "other_plan" in said and "--image-size was 64 and is now 32" in said
 
     again = start(source, output, "--resume")
     wait_for_parts(output, len(written) + 1, again)

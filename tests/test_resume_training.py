@@ -10,9 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tyro
 from conftest import HEARING_CTRL_C, REPO_ROOT, free_port, processes_of
 
 from data_jobs import dataset
+from data_jobs.errors import InputError
+from train_jobs import finetune
+from train_jobs.finetune import Finetune
 from train_jobs.spec import ModelSpec
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(REPO_ROOT), "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
@@ -80,11 +84,9 @@ def same_run(output: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(ray_cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("undisturbed") / "model"
-    process = start(data, output)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
+    finetune.run(tyro.cli(Finetune, args=flags(data, output)[2:]))
     assert len(history(output)) == EPOCHS
     return output
 
@@ -101,11 +103,9 @@ def test_a_stopped_driver_a_killed_one_and_a_killed_worker_cost_only_time(
     assert not output.exists()
 
     for more, code in (((), "unfinished_run"), (("--resume", "--epochs", "9"), "other_plan")):
-        refused = subprocess.run(
-            [sys.executable, *flags(data, output, *more)],
-            cwd=REPO_ROOT, env=ENVIRONMENT, capture_output=True, text=True,
-        )  # fmt: skip
-        assert refused.returncode == 2 and code in refused.stderr
+        with pytest.raises(InputError) as refused:
+            finetune.run(tyro.cli(Finetune, args=flags(data, output, *more)[2:]))
+        assert refused.value.code == code
 
     stopped_at = last_state(output)
     second = start(data, output, "--resume")

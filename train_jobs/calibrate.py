@@ -71,7 +71,7 @@ def run(config: Calibrate) -> ModelSpec:
                 image_base_path=config.image_base_path,
                 image_size=max(256, encoder.spec.image_shortest),
             )
-            print(f"{config.csv}: {report['pairs']}, {report['codes'] or 'no remarks'}")
+            print(f"{config.csv}: {dataset.counted(report)}")
         assert source is not None
         held_out = PairData.open(source).with_mismatches(config.seed)
     calibration.enough(held_out.labels, config.calibration_method)  # now, and not after scoring

@@ -64,7 +64,7 @@ def fit(
         raise InputError(
             "scores_do_not_rank",
             f"On the {len(scores)} calibration pairs matches do not score above mismatches.",
-            "Check the labels; train longer, or on more pairs.",
+            "Check the labels; train longer, on more pairs, or with another --learning-rate (from scratch about 1e-3).",
         )
     folds = _folds(labels, numbered(clusters, len(scores)), seed)
     unseen = _out_of_fold(platt_map, scores, labels, folds)

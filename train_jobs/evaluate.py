@@ -459,6 +459,8 @@ def _summary(config: Evaluate, found: dict[str, Any], report: dict[str, Any]) ->
 def _row(title: str, found: dict[str, Any], name: str) -> str:
     value, (low, high) = found[name], found["intervals"][name]
     interval = "" if low is None else f"  {low:.3f} to {high:.3f}"
+    if low is not None and low == high:
+        interval += " (no draw of these pairs differs: more pairs would tell)"
     return f"  {title:22} {'-' if value is None else f'{value:.4f}'}{interval}"
 
 

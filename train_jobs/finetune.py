@@ -13,25 +13,14 @@ that was killed goes on with --resume.
 import dataclasses
 import json
 import math
-import queue as queues
 import shutil
-import threading
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import ray
-import ray.train
-import torch
 from numpy.typing import NDArray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tyro.conf import arg
 
 from data_jobs import command, dataset, files, stream
@@ -43,6 +32,7 @@ from data_jobs.splits import split_of
 from train_jobs import (
     calibration,
     curves,
+    fit,
     index_sources,
     indexing,
     leakage,
@@ -56,7 +46,7 @@ from train_jobs.augment import Augmentation
 from train_jobs.batches import CANVAS, learnable
 from train_jobs.checkpoints import DEFAULT_MODEL, image_processor, local_folder
 from train_jobs.encoder import Encoder
-from train_jobs.loop import STATES, Event, Training
+from train_jobs.loop import STATES
 from train_jobs.pairdata import PairData, score_pairs
 from train_jobs.preprocessing import View
 from train_jobs.schedule import Choice, Frozen, Lora, Loss, Precision, Schedule, VisionOptimizer
@@ -64,6 +54,8 @@ from train_jobs.spec import ModelSpec
 from train_jobs.trackers import Trackers
 
 MARKER, SUMMARY = "run.json", "summary.json"
+DATA = "data"
+"""The folder of the datasets made of CSVs, in the run's folder."""
 MODELS = ("final_model", "best_model")
 PASSAGES_A_TASK = 1024
 
@@ -203,14 +195,19 @@ def run(config: Finetune) -> dict[str, Any]:
         overwrite=config.overwrite,
         resume=config.resume,
         precious=lambda folder: any(folder.glob(f"{STATES}/step_*")),
+        reusable=DATA,
     )
     try:
         with work as folder, connected():
             summary = _run(config, folder)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt("the run is kept; go on with --resume") from stop
+    said = {name: summary[name]["in_words"] for name in MODELS}
     for name in MODELS:
-        print(f"{output / name}: {summary[name]['in_words']}")
+        same = name != MODELS[0] and said[name] == said[MODELS[0]]
+        print(f"{output / name}: {f'the same as {MODELS[0]}' if same else said[name]}")
+    print(f"What every epoch came to: {output / 'history.json'}, {output / 'training_curve.png'}")
+    print(f"tensorboard --logdir {output / 'tensorboard'}")
     return summary
 
 
@@ -221,6 +218,8 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
         return done
     flags = dataclasses.asdict(config)
     write_file(folder / MARKER, json.dumps(flags, indent=2, default=str))
+    use_gpu = _use_gpu(config)
+    _fits(config, use_gpu)
     datasets = _datasets(config, folder)
     train_data = PairData.open(datasets["train"])
     learnable(train_data, config.loss)
@@ -228,7 +227,7 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
     if "calibration" in datasets:
         held_out = PairData.open(datasets["calibration"]).with_mismatches(config.seed)
     else:
-        val_data, held_out = _halves(val_data, config.seed)
+        val_data, held_out = _halves(val_data, config)
     calibration.enough(held_out.labels, config.calibration_method)  # now, and not after hours of training
     _enough_to_choose_by(val_data)
     print(
@@ -238,17 +237,25 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
     leaks = leakage.warnings({"train": train_data, "validation": val_data, "calibration": held_out})
     for warning in leaks:
         print(f"WARNING: {warning}")
-    use_gpu = _use_gpu(config)
-    _fits(config, use_gpu)
     start, base, revision = _starting_point(config, train_data, folder)
-    on = ray.put(held_out)
-    (before,) = _scores([start], on, use_gpu)
+    (before,) = _scores([start], held_out, use_gpu)
     with Trackers.open(folder, flags, resume=config.resume) as trackers:
         print(f"tensorboard --logdir {folder / 'tensorboard'}")
-        history = _fit(config, start, train_data, val_data, folder, use_gpu, trackers)
+        cpus = _cpus(config)
+        schedule = _schedule(config, threads=max(1, int(cpus)))
+        crew = fit.Crew(
+            workers=(config.min_workers, config.num_workers) if config.min_workers else config.num_workers,
+            cpus=cpus,
+            gpu=use_gpu,
+            max_failures=config.max_failures,
+        )
+        name = config.output_dir.name
+        history = fit.fit(name, start, train_data, val_data, schedule, folder, crew, trackers.event)
         summary: dict[str, Any] = {"output_dir": str(config.output_dir.absolute()), "epochs": len(history)}
         summary["warnings"] = leaks
-        for name, scores in zip(MODELS, _scores([str(folder / m) for m in MODELS], on, use_gpu), strict=True):
+        for name, scores in zip(
+            MODELS, _scores([str(folder / m) for m in MODELS], held_out, use_gpu), strict=True
+        ):
             encoder = Encoder.load(folder / name, device="cpu")
             spec = encoder.spec.replace(
                 base_model=base, base_revision=revision, data_fingerprint=train_data.fingerprint
@@ -275,13 +282,9 @@ def _tidy(folder: Path) -> None:
     """Remove what only a run under way needs."""
     for leftover in (folder / STATES, folder / "ray", folder / "initial_model"):
         shutil.rmtree(leftover, ignore_errors=True)
-    _remove_half_written(folder)
-
-
-def _remove_half_written(folder: Path) -> None:
-    """Remove what a killed worker was writing."""
-    for half_written in [*folder.glob(".*.writing-*"), *folder.glob(f"{STATES}/.*.writing-*")]:
-        shutil.rmtree(half_written, ignore_errors=True)
+    for plan in folder.glob(f"{DATA}/*.plan"):
+        plan.unlink()
+    fit.remove_half_written(folder)
 
 
 def _index(folder: Path, data: Path, use_gpu: bool) -> str:
@@ -393,19 +396,34 @@ def _sources(config: Finetune) -> tuple[tuple[str, Path | None, str | None], ...
 
 
 def _datasets(config: Finetune, output: Path) -> dict[str, Path]:
-    """The dataset directories by role; CSVs are ingested first, unless the run that is resumed did."""
+    """The dataset directories by role; CSVs are ingested first, unless an earlier run did."""
     folders: dict[str, Path] = {}
     for role, folder, csv in _sources(config):
         if csv is not None:
-            folder = output / "data" / role
-            if not (folder / dataset.MARKER).is_file():
-                report = stream.pairs_of_csv(
-                    csv, folder, image_base_path=config.image_base_path, image_size=_stored_size(config)
-                )
-                print(f"{csv}: {report['pairs']}, {report['codes'] or 'no remarks'}")
+            folder = output / DATA / role
+            _ingest(config, csv, folder)
         if folder is not None:
             folders[role] = folder.absolute()
     return folders
+
+
+def _ingest(config: Finetune, csv: str, folder: Path) -> None:
+    """Make `folder` the dataset of `csv`; what was made of the same file with the same flags is taken as it is."""
+    size = _stored_size(config)
+    plan = json.dumps([csv, files.stamp(csv), config.image_base_path, size])
+    made_by = folder.with_suffix(".plan")
+    if not made_by.is_file() or made_by.read_text() != plan:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(exist_ok=True)
+        write_file(made_by, plan)
+    if (folder / dataset.MARKER).is_file():
+        print(f"{csv}: ingested before, {dataset.counted(dataset.read_report(folder))}")
+        return
+    report = stream.pairs_of_csv(csv, folder, image_base_path=config.image_base_path, image_size=size)
+    print(f"{csv}: {dataset.counted(report)}")
+    if report["pairs"]["rejected"]:
+        there = config.output_dir / DATA / folder.name / dataset.REJECTS
+        print(f"Why rows are rejected: {there} (until the run ends {folder / dataset.REJECTS})")
 
 
 def _stored_size(config: Finetune) -> int:
@@ -419,11 +437,21 @@ def _stored_size(config: Finetune) -> int:
     return max(config.image_size, math.ceil(CANVAS * view.shortest))
 
 
-def _halves(data: PairData, seed: int) -> tuple[PairData, PairData]:
-    """Validation and calibration halves; a picture is in one of them only."""
+def _halves(data: PairData, config: Finetune) -> tuple[PairData, PairData]:
+    """Validation and calibration halves; a picture is in one of them only. Raises InputError (too_few_pairs)."""
     shares = {"val": 0.5, "calibration": 0.5}
-    side = np.array([split_of(picture, shares, seed) for picture in data.picture_ids])
-    return data.take(np.flatnonzero(side == "val")), data.take(np.flatnonzero(side == "calibration"))
+    side = np.array([split_of(picture, shares, config.seed) for picture in data.picture_ids])
+    held_out = data.take(np.flatnonzero(side == "calibration"))
+    try:
+        calibration.enough(held_out.labels, config.calibration_method)
+    except InputError as error:
+        raise InputError(
+            error.code,
+            f"Without calibration pairs of their own, half of the {len(data)} validation pairs calibrate. "
+            + error.message,
+            "Give calibration pairs with --calibration-csv (or --calibration-data), or more validation pairs.",
+        ) from error
+    return data.take(np.flatnonzero(side == "val")), held_out
 
 
 def _enough_to_choose_by(data: PairData) -> None:
@@ -487,8 +515,10 @@ def _cpus(config: Finetune) -> float:
     return config.cpus_per_worker or max(1.0, ray.cluster_resources().get("CPU", 1) // config.num_workers)
 
 
-def _scores(models: list[str], data: ray.ObjectRef, use_gpu: bool) -> list[NDArray[np.float32]]:
-    """By each model the cosine of every pair of `data`, computed by one Ray task."""
+def _scores(models: list[str], data: PairData, use_gpu: bool) -> list[NDArray[np.float32]]:
+    """By each model the cosine of every pair of `data`: here, or on a cluster and on a GPU by one Ray task."""
+    if not use_gpu and not may_grow():  # another process would take ten seconds to start
+        return [score_pairs(Encoder.load(model, "cpu"), data) for model in models]
     task = _score.options(num_gpus=1 if use_gpu else 0)
     found: list[NDArray[np.float32]] = ray.get(task.remote(models, "cuda" if use_gpu else "cpu", data))
     return found
@@ -532,105 +562,6 @@ def _schedule(config: Finetune, threads: int) -> Schedule:
         save_steps=config.save_steps,
         save_all=config.save_all_checkpoints,
     )
-
-
-def _fit(
-    config: Finetune,
-    start: str,
-    train_data: PairData,
-    val_data: PairData,
-    folder: Path,
-    use_gpu: bool,
-    trackers: Trackers,
-) -> list[dict[str, float]]:
-    """Run the workers, replacing those that are lost; the history of all epochs."""
-    cpus = _cpus(config)
-    _remove_half_written(folder)
-    with _listening(trackers) as queue:
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config={
-                "start": start,
-                "schedule": _schedule(config, threads=max(1, int(cpus))),
-                "train": ray.put(train_data),
-                "val": ray.put(val_data),
-                "folder": str(folder),
-                "queue": queue,
-            },
-            torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=(config.min_workers, config.num_workers)
-                if config.min_workers
-                else config.num_workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": cpus, **({"GPU": 1} if use_gpu else {})},
-            ),
-            run_config=RunConfig(
-                name=f"{config.output_dir.name}-{uuid.uuid4().hex[:6]}",
-                storage_path=str(folder / "ray"),
-                failure_config=FailureConfig(max_failures=config.max_failures),
-            ),
-        )
-        try:
-            result = trainer.fit()
-        except SystemExit as stop:  # how Ray Train answers Ctrl-C
-            raise KeyboardInterrupt from stop
-        except TrainingFailedError as failure:
-            raise InputError(
-                "training_failed",
-                f"Workers failed {config.max_failures + 1} times: {str(failure).strip().splitlines()[-1][:500]}",
-                "CLIP_DEBUG=1 shows all of it. --resume goes on from the newest state.",
-            ) from failure
-    history, error = result.return_value
-    if error is not None:
-        raise error
-    return history
-
-
-def _worker(setup: dict[str, Any]) -> tuple[list[dict[str, float]], Exception | None]:
-    """One Ray Train worker: the history, or what makes it pointless to try again, which is the same on all of them."""
-    schedule: Schedule = setup["schedule"]
-    torch.set_num_threads(schedule.threads)
-    encoder = Encoder.load(setup["start"], device=str(ray.train.torch.get_device()).split(":")[0])
-    try:
-        training = Training(
-            encoder,
-            ray.get(setup["train"]),
-            ray.get(setup["val"]),
-            schedule,
-            Path(setup["folder"]),
-            progress=setup["queue"].put,
-            end_of_epoch=ray.train.report,
-        )
-        return training.run(), None
-    except (InputError, OSError) as error:  # a diverged loss, a full disk
-        return [], error
-
-
-@contextmanager
-def _listening(trackers: Trackers) -> Iterator[Queue]:
-    """A queue for the workers' events, shown and recorded by a thread of this process as they come."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})  # lives as long as the driver
-
-    def listen() -> None:
-        while True:
-            try:
-                event: Event | None = queue.get(timeout=60)
-            except queues.Empty:
-                continue
-            if event is None:
-                return
-            trackers.event(event)
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield queue
-    finally:
-        queue.put(None)
-        listener.join(timeout=10)
-        queue.shutdown()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from train_jobs.pairdata import PairData
 from train_jobs.prevalence import weighted
 from train_jobs.spec import Estimate, ModelSpec
 
+NOTICEABLE = 0.01
+"""A promise that is so much below what was asked for is commented on."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -117,11 +120,20 @@ def described(spec: ModelSpec) -> str:
     """The threshold of `spec` and what it promises, in words."""
     if spec.threshold is None:
         return "no threshold"
-    value = Estimate(spec.threshold.value, spec.threshold.low, spec.threshold.high)
-    return (
-        f"threshold {_span(value)} by {spec.threshold.policy}, which promises precision "
-        f"{_span(spec.threshold.precision)} and recall {_span(spec.threshold.recall)}"
+    threshold = spec.threshold
+    value = Estimate(threshold.value, threshold.low, threshold.high)
+    words = (
+        f"threshold {_span(value)} by {threshold.policy}, which promises precision {_span(threshold.precision)} and "
+        f"recall {_span(threshold.recall)}"
     )
+    kind, _, target = threshold.policy.partition("=")
+    promised = {"precision": threshold.precision, "recall": threshold.recall}.get(kind)
+    if promised is not None and promised.value < float(target) - NOTICEABLE:
+        words += (
+            f". ({kind} {target} was reached on the calibration pairs themselves; part of that was luck in choosing. "
+            "More calibration pairs bring the promise closer to it.)"
+        )
+    return words
 
 
 def _span(estimate: Estimate) -> str:
