@@ -1,6 +1,8 @@
 """FrozenFeatures: what a frozen tower says of each distinct picture or text, computed once and looked up after."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +24,34 @@ class FrozenFeatures:
         return self._table[self._index[rows]]
 
     @classmethod
-    def of_images(cls, encoder: Encoder, data: PairData) -> "FrozenFeatures":
-        """Of the pictures of `data`, plain views; each worker computes its share."""
+    def of_images(
+        cls,
+        encoder: Encoder,
+        data: PairData,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> "FrozenFeatures":
+        """Of the pictures of `data`, plain views, computed in `autocast`; each worker computes its share."""
 
         def pooled(rows: Sequence[int]) -> Tensor:
             pixels = to_channels_first(data.decode(rows, encoder.spec)).to(encoder.device)
-            return encoder.towers.pool_images(pixels)
+            with autocast():
+                return encoder.towers.pool_images(pixels)
 
         return _computed(encoder, data.picture_ids, pooled)
 
     @classmethod
-    def of_texts(cls, encoder: Encoder, data: PairData) -> "FrozenFeatures":
-        """Of the texts of `data`."""
+    def of_texts(
+        cls,
+        encoder: Encoder,
+        data: PairData,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> "FrozenFeatures":
+        """Of the texts of `data`, computed in `autocast`."""
         ids = encoder.token_ids(data.texts)
 
         def pooled(rows: Sequence[int]) -> Tensor:
-            return encoder.towers.pool_texts(*encoder.padded([ids[row] for row in rows]))
+            with autocast():
+                return encoder.towers.pool_texts(*encoder.padded([ids[row] for row in rows]))
 
         return _computed(encoder, data.texts, pooled)
 

@@ -67,13 +67,14 @@ class Training:
         towers.bound_scale()
         if not schedule.shard:  # a third faster for convolutions on CPUs; FSDP wants contiguous weights
             towers.model.vision_model.to(memory_format=torch.channels_last)
+        autocast = schedule.autocast(encoder.device)
         still = schedule.freeze == "vision" and schedule.augmentation == Augmentation.none()
         self._batches = Batches(
             encoder,
             data,
             schedule,
-            FrozenFeatures.of_images(encoder, data) if still else None,
-            FrozenFeatures.of_texts(encoder, data) if schedule.freeze == "text" else None,
+            FrozenFeatures.of_images(encoder, data, autocast) if still else None,
+            FrozenFeatures.of_texts(encoder, data, autocast) if schedule.freeze == "text" else None,
         )
         self._validation = Validation(encoder, val_data, schedule)
         self.steps = schedule.epochs * self._batches.per_epoch
