@@ -3,9 +3,9 @@
     queue = Dispatcher(send, limits)
     answers = await queue.submit(items, costs)   # in the order of the items
 
-`send` embeds one batch somewhere else. So many batches are under way that every replica has one in work and one at
-hand; whatever comes meanwhile waits here, where it costs nothing to drop it: when the queue is full (429, at once),
-when its client has gone, or when it has waited too long. An idle model never waits for company.
+`send` embeds one batch somewhere else. So many batches are under way that every replica has all its lanes at work and
+one batch at hand; whatever comes meanwhile waits here, where it costs nothing to drop it: when the queue is full (429,
+at once), when its client has gone, or when it has waited too long. An idle model never waits for company.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 UNDER_WAY_PER_REPLICA = 2
-"""Batches sent for each replica: one that it computes, and one that lies ready when it has done so."""
+"""Batches sent for each replica: one that it computes, and one that lies ready when it has done so; more only where it
+computes several at a time."""
 REPLICA_MEMORY_S = 10.0
 """A replica that has not answered for so long no longer counts."""
 PACE_MEMORY_S = 10.0
@@ -53,6 +54,7 @@ class Sent(Generic[Answer]):
 
     answers: Sequence[Answer]  # one for each item
     replica: str  # who answered
+    lanes: int = 1  # how many batches it computes at a time
 
 
 @dataclass(eq=False)
@@ -89,7 +91,7 @@ class Dispatcher(Generic[Item, Answer]):
         self._queue: OrderedDict[_Waiting[Item, Answer], None] = OrderedDict()  # oldest first
         self._waiting_cost = self._reserved = 0
         self._under_way: set[asyncio.Task[None]] = set()
-        self._replicas: dict[str, float] = {}  # when each answered last
+        self._replicas: dict[str, tuple[float, int]] = {}  # when each answered last, and its lanes
         self._lately = (
             0.0,
             0.0,
@@ -188,8 +190,9 @@ class Dispatcher(Generic[Item, Answer]):
 
     def _most_under_way(self) -> int:
         lately = self._clock() - REPLICA_MEMORY_S
-        self._replicas = {name: at for name, at in self._replicas.items() if at > lately}
-        return UNDER_WAY_PER_REPLICA * max(1, len(self._replicas))
+        self._replicas = {name: known for name, known in self._replicas.items() if known[0] > lately}
+        more = UNDER_WAY_PER_REPLICA - 1
+        return sum(lanes + more for _, lanes in self._replicas.values()) or UNDER_WAY_PER_REPLICA
 
     def _next_batch(self) -> list[_Waiting[Item, Answer]]:
         """From the front of the queue what fits into one batch."""
@@ -268,7 +271,7 @@ class Dispatcher(Generic[Item, Answer]):
 
     def _count(self, batch: list[_Waiting[Item, Answer]], sent: Sent[Answer], sent_at: float) -> None:
         now = self._clock()
-        self._replicas[sent.replica] = now
+        self._replicas[sent.replica] = now, sent.lanes
         worked = now - max(sent_at, self._last_answer)
         kept = math.exp(-worked / PACE_MEMORY_S)
         cost, seconds = self._lately

@@ -1,10 +1,12 @@
 """The Embedder deployment: a model in replicas of its own, which embed whole batches.
 
-Batches are made where requests arrive (`dispatch`), so that a hop costs one call a batch. A replica computes one
-after the other, pictures and texts apart; it never sees files or texts, but pixels of the model's size and token ids.
+Batches are made where requests arrive (`dispatch`), so that a hop costs one call a batch. A replica computes them in
+its `lanes`, pictures and texts apart; it never sees files or texts, but pixels of the model's size and token ids.
 """
 
 import asyncio
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,10 +21,13 @@ from ray.serve.handle import DeploymentHandle
 from data_jobs.errors import InputError
 from serve_app import telemetry
 from serve_app.dispatch import BusyError
+from serve_app.lanes import Lanes
 from serve_app.model import DeviceFacts, Embedded, ModelInfo, ReplacedError
 from serve_app.settings import ServeArgs
-from train_jobs.backends import open_backend
+from train_jobs.backends import OPENVINO, Backend, open_backend
+from train_jobs.checkpoints import local_folder
 from train_jobs.encoder import Embeddings, Pixels
+from train_jobs.openvino_towers import FOLDER, OpenVinoTowers
 
 OTHER_MODEL = "other_model"
 """Code of the error for a batch that was made for a model that the replica does not have (any more)."""
@@ -33,38 +38,43 @@ TRIES = 6
 RETRY_S = 0.05
 STUCK_S = 120.0
 """A forward pass that takes longer is taken for a replica that hangs: Serve starts another."""
+MOST_THREADS = 4
+"""Of a replica, by default; a machine of more cores is for more replicas."""
 
 
 @serve.deployment(max_surge_percent=100)  # a new version starts before the old one stops
 class Embedder:
-    """Embeds on one device, one batch at a time."""
+    """Embeds on one device."""
 
     def __init__(self, name: str, folder: str, settings: ServeArgs) -> None:
         started = time.monotonic()
-        self._backend = open_backend(
+        threads = settings.threads or min(os.cpu_count() or 1, MOST_THREADS)
+        backend = open_backend(
             folder,
             settings.backend,
             settings.device,
-            threads=settings.threads,
+            threads=threads,
             batch_size=settings.batch_size,
             batch_tokens=settings.batch_tokens,
         )
-        spec = self._backend.spec
+        spec = backend.spec
         self._hash = spec.model_hash
-        self._backend.images(np.zeros((1, spec.image_size, spec.image_size, 3), np.uint8))  # warm
-        self._backend.texts(["warm"])
+        backends = [backend, *_narrow(backend, folder, threads)]
+        for one in backends:  # warm
+            one.images(np.zeros((1, spec.image_size, spec.image_size, 3), np.uint8))
+            one.texts(["warm"])
+        self._lanes = Lanes(backend, backends[1:])
         self._info = ModelInfo(
             name=name,
-            device=str(self._backend.device),
-            device_facts=DeviceFacts.of(torch.device(self._backend.device)),
-            backend=self._backend.name,
+            device=str(backend.device),
+            device_facts=DeviceFacts.of(torch.device(backend.device)),
+            backend=backend.name,
             spec=spec,
-            tokens=self._backend.tokens,
+            tokens=backend.tokens,
             loaded_s=time.monotonic() - started,
         )
         self._replica = serve.get_replica_context().replica_id.unique_id
-        self._one_at_a_time = asyncio.Lock()
-        self._since: float | None = None  # when the forward pass under way began
+        self._began: dict[int, float] = {}  # when each forward pass that is under way began, by thread
 
     async def info(self) -> ModelInfo:
         """What is loaded."""
@@ -73,16 +83,16 @@ class Embedder:
     async def images(self, model_hash: str, pixels: Pixels) -> Embedded:
         """uint8 [N, S, S, 3] -> embeddings. Raises InputError (other_model)."""
         self._require(model_hash)
-        return await self._forward(self._backend.images, pixels)
+        return await self._forward(lambda backend: backend.images(pixels))
 
     async def texts(self, model_hash: str, ids: Sequence[list[int]]) -> Embedded:
         """N texts as Tokens.ids gives them -> embeddings. Raises InputError (other_model)."""
         self._require(model_hash)
-        return await self._forward(self._backend.texts_of, ids)
+        return await self._forward(lambda backend: backend.texts_of(ids))
 
     async def check_health(self) -> None:
         """Asked by Serve; raises for a forward pass that hangs, which ends this replica."""
-        if self._since is not None and time.monotonic() - self._since > STUCK_S:
+        if any(time.monotonic() - began > STUCK_S for began in list(self._began.values())):
             raise RuntimeError(f"A forward pass has taken more than {STUCK_S:.0f} s.")
 
     def _require(self, model_hash: str) -> None:
@@ -91,14 +101,35 @@ class Embedder:
                 OTHER_MODEL, f"The batch is for model {model_hash}; this is {self._hash}.", "Ask anew."
             )
 
-    async def _forward(self, embed: Callable[[Any], Embeddings], batch: Any) -> Embedded:
-        async with self._one_at_a_time:  # the backend is not thread-safe; the event loop stays free
-            self._since = time.monotonic()
-            try:
-                rows = await asyncio.to_thread(embed, batch)
-                return Embedded(rows, self._replica, time.monotonic() - self._since)
-            finally:
-                self._since = None
+    async def _forward(self, embed: Callable[[Backend], Embeddings]) -> Embedded:
+        rows, seconds = await self._lanes.run(lambda backend: self._timed(embed, backend))
+        return Embedded(rows, self._replica, self._lanes.count, seconds)
+
+    def _timed(self, embed: Callable[[Backend], Embeddings], backend: Backend) -> tuple[Embeddings, float]:
+        thread, began = threading.get_ident(), time.monotonic()
+        self._began[thread] = began
+        try:
+            return embed(backend), time.monotonic() - began
+        finally:
+            del self._began[thread]
+
+
+def _narrow(backend: Backend, folder: str, threads: int) -> list[Backend]:
+    """The same model on one thread, as many times as there are threads; only OpenVINO can have both in a process."""
+    if threads == 1 or backend.name not in OPENVINO:
+        return []
+    exported, precision = local_folder(folder)[0] / FOLDER, OPENVINO[backend.name]
+    return [
+        Backend(
+            backend.name,
+            OpenVinoTowers(exported, precision, 1),
+            backend.spec,
+            backend.tokens,
+            backend.batch_size,
+            backend.batch_tokens,
+        )
+        for _ in range(threads)
+    ]
 
 
 class EmbedderReplicas:
@@ -106,10 +137,11 @@ class EmbedderReplicas:
 
     def __init__(self, handle: DeploymentHandle) -> None:
         self._handle = handle
+        self._calls: dict[tuple[str, bool], DeploymentHandle] = {}  # to make one costs a share of a call
 
     async def info(self) -> ModelInfo:
         """What one of them has loaded."""
-        info: ModelInfo = await self._handle.options(_by_reference=True).info.remote()
+        info: ModelInfo = await self._call_of("info", by_reference=True).remote()
         return info
 
     async def images(self, model_hash: str, pixels: Pixels) -> Embedded:
@@ -121,7 +153,7 @@ class EmbedderReplicas:
         return await self._call("texts", 0, model_hash, ids)
 
     async def _call(self, method: str, size: int, model_hash: str, batch: Any) -> Embedded:
-        handle = self._handle.options(method_name=method, _by_reference=size > BY_VALUE_BYTES)
+        handle = self._call_of(method, by_reference=size > BY_VALUE_BYTES)
         failure: Exception = ReplacedError()
         for attempt in range(TRIES):
             try:
@@ -138,3 +170,10 @@ class EmbedderReplicas:
                 failure = error
                 await asyncio.sleep(RETRY_S * 2**attempt)
         raise failure
+
+    def _call_of(self, method: str, *, by_reference: bool) -> DeploymentHandle:
+        found = self._calls.get((method, by_reference))
+        if found is None:
+            found = self._handle.options(method_name=method, _by_reference=by_reference)
+            self._calls[method, by_reference] = found
+        return found

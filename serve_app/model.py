@@ -68,6 +68,7 @@ class Embedded:
 
     rows: Embeddings
     replica: str
+    lanes: int  # batches that it computes at a time
     seconds: float
 
 
@@ -275,7 +276,7 @@ class ServedModel:
 
 
 def _sent(embedded: Embedded) -> "Sent[tuple[Embeddings, float]]":
-    return Sent([(row, embedded.seconds) for row in embedded.rows], embedded.replica)
+    return Sent([(row, embedded.seconds) for row in embedded.rows], embedded.replica, embedded.lanes)
 
 
 def _key(kind: str, content: bytes) -> _Key:

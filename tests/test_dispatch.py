@@ -48,8 +48,8 @@ class Batch:
     items: list[Any]
     outcome: "asyncio.Future[Sent[str]]"
 
-    def answer(self, replica: str = "a") -> None:
-        self.outcome.set_result(Sent([answer_to(item) for item in self.items], replica))
+    def answer(self, replica: str = "a", lanes: int = 1) -> None:
+        self.outcome.set_result(Sent([answer_to(item) for item in self.items], replica, lanes))
 
     def fail(self, error: BaseException) -> None:
         self.outcome.set_exception(error)
@@ -276,6 +276,24 @@ class TestUnderWay:
                 model.open[0].answer(replica)
                 await turns()
                 assert await self.most(model, queue) == most
+
+        quietly(main)
+
+    def test_it_grows_with_the_lanes_of_a_replica(self) -> None:
+        async def main() -> None:
+            model = Model()
+            queue = Dispatcher(model, replace(LIMITS, batch_items=1))
+            for number in range(12):
+                ask(queue, number)
+            await turns()
+            assert queue.under_way == 2
+            model.open[0].answer("a", lanes=3)
+            await turns()
+            assert queue.under_way == 3 + 1
+            model.open[0].answer("b", lanes=1)
+            await turns()
+            assert queue.under_way == (3 + 1) + (1 + 1)
+            await finish(model)
 
         quietly(main)
 
