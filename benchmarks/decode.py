@@ -30,8 +30,9 @@ from PIL import Image, ImageFilter, ImageOps
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from data_jobs import drawing, images
-from train_jobs.encoder import Embeddings, Encoder, Pixels
-from train_jobs.preprocessing import View
+from train_jobs.arrays import Embeddings, Pixels
+from train_jobs.encoder import Encoder
+from train_jobs.view import View
 
 SIDE, CANVAS, TILES = 224, (1600, 1200), 40  # a mosaic takes at most TILES photos
 CUTS, CUT_FILES = (0.5, 0.9, 0.99), 20  # shares of a truncated file that are left; files that are truncated

@@ -11,7 +11,7 @@ from serve_app.embedding import Embedder
 from serve_app.ingress import Ingress
 from serve_app.retrieval import Retriever
 from serve_app.settings import Environment, ServeArgs, resolve
-from train_jobs.checkpoints import local_folder
+from train_jobs.hub import local_folder
 from train_jobs.index import Index
 from train_jobs.spec import ModelSpec
 

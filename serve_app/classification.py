@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from data_jobs.errors import InputError
-from train_jobs.encoder import Embeddings
+from train_jobs.arrays import Embeddings
 from train_jobs.scoring import class_scores
 
 PROMPT = "a photo of a {category}"

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,10 +24,11 @@ from serve_app.dispatch import BusyError
 from serve_app.lanes import Lanes
 from serve_app.model import DeviceFacts, Embedded, ModelInfo, ReplacedError
 from serve_app.settings import ServeArgs
-from train_jobs.backends import OPENVINO, Backend, open_backend
-from train_jobs.checkpoints import local_folder
-from train_jobs.encoder import Embeddings, Pixels
-from train_jobs.openvino_towers import FOLDER, OpenVinoTowers
+from train_jobs.arrays import Embeddings, Pixels
+from train_jobs.hub import local_folder
+
+if TYPE_CHECKING:
+    from train_jobs.backends import Backend
 
 OTHER_MODEL = "other_model"
 """Code of the error for a batch that was made for a model that the replica does not have (any more)."""
@@ -47,6 +48,8 @@ class Embedder:
     """Embeds on one device."""
 
     def __init__(self, name: str, folder: str, settings: ServeArgs) -> None:
+        from train_jobs.backends import open_backend  # here: whoever only calls it starts seconds sooner
+
         started = time.monotonic()
         threads = settings.threads or min(os.cpu_count() or 1, MOST_THREADS)
         backend = open_backend(
@@ -101,11 +104,13 @@ class Embedder:
                 OTHER_MODEL, f"The batch is for model {model_hash}; this is {self._hash}.", "Ask anew."
             )
 
-    async def _forward(self, embed: Callable[[Backend], Embeddings]) -> Embedded:
+    async def _forward(self, embed: Callable[["Backend"], Embeddings]) -> Embedded:
         rows, seconds = await self._lanes.run(lambda backend: self._timed(embed, backend))
         return Embedded(rows, self._replica, self._lanes.count, seconds)
 
-    def _timed(self, embed: Callable[[Backend], Embeddings], backend: Backend) -> tuple[Embeddings, float]:
+    def _timed(
+        self, embed: Callable[["Backend"], Embeddings], backend: "Backend"
+    ) -> tuple[Embeddings, float]:
         thread, began = threading.get_ident(), time.monotonic()
         self._began[thread] = began
         try:
@@ -114,8 +119,11 @@ class Embedder:
             del self._began[thread]
 
 
-def _narrow(backend: Backend, folder: str, threads: int) -> list[Backend]:
+def _narrow(backend: "Backend", folder: str, threads: int) -> "list[Backend]":
     """The same model on one thread, as many times as there are threads; only OpenVINO can have both in a process."""
+    from train_jobs.backends import OPENVINO, Backend
+    from train_jobs.openvino_towers import FOLDER, OpenVinoTowers
+
     if threads == 1 or backend.name not in OPENVINO:
         return []
     exported, precision = local_folder(folder)[0] / FOLDER, OPENVINO[backend.name]

@@ -15,7 +15,7 @@ from serve_app.access import charge
 from serve_app.clip_routes import TheService
 from serve_app.model import Loaded
 from serve_app.pictures import PictureSource
-from train_jobs.encoder import Embeddings
+from train_jobs.arrays import Embeddings
 
 router = APIRouter(tags=["embeddings"])
 

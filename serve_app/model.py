@@ -23,7 +23,7 @@ from cachetools import LRUCache
 from data_jobs.errors import InputError
 from serve_app import telemetry, wire
 from serve_app.dispatch import Dispatcher, Limits, Sent
-from train_jobs.encoder import Embeddings, Pixels
+from train_jobs.arrays import Embeddings, Pixels
 from train_jobs.spec import ModelSpec
 from train_jobs.tokens import Tokens
 

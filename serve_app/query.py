@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from train_jobs.encoder import Embeddings
+from train_jobs.arrays import Embeddings
 from train_jobs.index import Hit
 from train_jobs.index_kinds import Modality
 

@@ -12,7 +12,7 @@ from serve_app import contract, forms, telemetry, wire
 from serve_app.clip_routes import TheService
 from serve_app.model import Loaded
 from serve_app.query import OTHER_MODEL, Query
-from train_jobs.encoder import Embeddings
+from train_jobs.arrays import Embeddings
 from train_jobs.index_kinds import Modality
 
 router = APIRouter(tags=["search"])

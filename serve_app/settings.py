@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.classification import DEFAULT_CATEGORIES, split_names
-from train_jobs.checkpoints import DEFAULT_MODEL
+from train_jobs.hub import DEFAULT_MODEL
 
 
 class ServeArgs(BaseModel):

@@ -8,8 +8,9 @@ import unicodedata
 from data_jobs import images
 from data_jobs.errors import InputError
 from serve_app import contract
-from train_jobs.preprocessing import Pixels, View
+from train_jobs.arrays import Pixels
 from train_jobs.spec import ModelSpec
+from train_jobs.view import View
 
 
 def checked_text(text: str | None, name: str = "text") -> str:

@@ -94,6 +94,16 @@ def test_importing_libraries_does_not_even_load_ray() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [("serve_app.app", "transformers.modeling_utils"), ("serve_app.retrieval", "torch")],
+)
+def test_a_replica_loads_what_it_needs_only(module: str, unwanted: str) -> None:
+    """Models of transformers take four seconds to import, and torch two: a service should start soon."""
+    code = f"import sys, {module}; assert {unwanted!r} not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_read_no_environment_at_import(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:

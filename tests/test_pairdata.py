@@ -26,7 +26,7 @@ from train_jobs.pairdata import (
     score_pairs,
     to_channels_first,
 )
-from train_jobs.preprocessing import View
+from train_jobs.view import View
 
 PRODUCTS = random_products(8, seed=4)
 

@@ -19,7 +19,7 @@ from transformers import (
 from data_jobs.errors import InputError
 from train_jobs import preprocessing
 from train_jobs.encoder import Encoder
-from train_jobs.preprocessing import View
+from train_jobs.view import View
 
 NOISE_SIZES = [(91, 37), (64, 64), (33, 200), (299, 301), (17, 20), (1, 1), (500, 3), (63, 65), (3, 32)]
 

@@ -26,8 +26,9 @@ from torch import Tensor
 from data_jobs.drawing import describe, draw, random_products
 from data_jobs.errors import InputError
 from train_jobs import metrics, openvino_towers
-from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
-from train_jobs.encoder import Embeddings, Encoder, Pixels
+from train_jobs.arrays import Embeddings, Pixels
+from train_jobs.encoder import Encoder
+from train_jobs.hub import DEFAULT_MODEL, local_folder
 from train_jobs.openvino_towers import Fidelity, Manifest, OpenVinoTowers, Precision, Speed
 from train_jobs.spec import ModelSpec
 from train_jobs.tokens import Tokens

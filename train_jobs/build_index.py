@@ -18,7 +18,7 @@ from data_jobs import command
 from data_jobs.errors import InputError
 from data_jobs.session import connected
 from train_jobs import index_sources, indexing
-from train_jobs.checkpoints import DEFAULT_MODEL
+from train_jobs.hub import DEFAULT_MODEL
 from train_jobs.index import TARGET_RECALL, Manifest
 from train_jobs.index_sources import Source
 

@@ -17,8 +17,8 @@ from data_jobs.artefacts import refuse_overwrite
 from data_jobs.errors import InputError
 from data_jobs.session import connected, placed
 from train_jobs import calibration, outcome, thresholds
-from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
 from train_jobs.encoder import Encoder
+from train_jobs.hub import DEFAULT_MODEL, local_folder
 from train_jobs.pairdata import PairData, score_pairs
 from train_jobs.spec import ModelSpec
 

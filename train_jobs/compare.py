@@ -31,10 +31,11 @@ from data_jobs.artefacts import publish, refuse_overwrite, write_file
 from data_jobs.errors import InputError
 from data_jobs.session import connected, placed
 from train_jobs import comparison, scoring
-from train_jobs.checkpoints import local_folder
+from train_jobs.arrays import Embeddings
 from train_jobs.comparison import IMAGE_TO_TEXT, LESS_IS_BETTER, TEXT_TO_IMAGE, Comparison, Measured, Scored
-from train_jobs.encoder import Embeddings, Encoder, loaded
+from train_jobs.encoder import Encoder, loaded
 from train_jobs.evaluation import places, without_nan
+from train_jobs.hub import local_folder
 from train_jobs.interpolation import interpolate, mixed, refuse_unlike
 from train_jobs.pairdata import Distinct, PairData, embed_pictures, slices
 from train_jobs.spec import Estimate, ModelSpec

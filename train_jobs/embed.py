@@ -24,8 +24,9 @@ from data_jobs.embeddings import Writer, image_key
 from data_jobs.errors import InputError
 from data_jobs.pair_table import PairTable
 from data_jobs.text import text_key
-from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
-from train_jobs.encoder import Encoder, Pixels
+from train_jobs.arrays import Pixels
+from train_jobs.encoder import Encoder
+from train_jobs.hub import DEFAULT_MODEL, local_folder
 
 _TEXTS, _PICTURES = 2048, 512  # done and written together
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from transformers import (
     CLIPModel,
@@ -33,14 +32,12 @@ from transformers import (
 from data_jobs import text
 from data_jobs.artefacts import publish
 from data_jobs.errors import InputError
-from train_jobs import checkpoints, preprocessing
-from train_jobs.preprocessing import Pixels as Pixels
-from train_jobs.preprocessing import View
+from train_jobs import checkpoints, hub, preprocessing
+from train_jobs.arrays import Embeddings, Pixels
 from train_jobs.spec import FILE, Family, ModelSpec
 from train_jobs.tokens import Tokens
 from train_jobs.towers import TwoTower
-
-Embeddings = NDArray[np.float32]
+from train_jobs.view import View
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ class Encoder:
 
     @classmethod
     def load(
-        cls, name: str | Path = checkpoints.DEFAULT_MODEL, device: str = "auto", batch_size: int = 32
+        cls, name: str | Path = hub.DEFAULT_MODEL, device: str = "auto", batch_size: int = 32
     ) -> "Encoder":
         """Load a directory of ours, a checkpoint directory of CLIP, SigLIP or two towers, or a hub name.
 
@@ -94,7 +91,7 @@ class Encoder:
         unsupported_model, no_tokenizer, no_processor, unsupported_processor, bad_spec, normalizer_mismatch, or
         weights_changed when the weights are not those that spec.json was written for.
         """
-        folder, revision = checkpoints.local_folder(name)
+        folder, revision = hub.local_folder(name)
         config = checkpoints.config(folder)
         kind = FAMILIES.get(config.model_type)
         if kind is None:
@@ -106,7 +103,7 @@ class Encoder:
             )
         model = checkpoints.load(kind.model, folder)
         tokenizer = checkpoints.tokenizer(folder)
-        weights = checkpoints.weights_sha256(folder)
+        weights = hub.weights_sha256(folder)
         spec = ModelSpec.read(folder)
         if spec is None:
             spec = _spec_of_checkpoint(folder, str(name), revision, kind.family, model, tokenizer, weights)
@@ -136,7 +133,7 @@ class Encoder:
             self.spec = self.spec.replace(
                 logit_scale=self.towers.scale().item(),
                 logit_bias=self.towers.logit_bias.item(),
-                weights_sha256=checkpoints.weights_sha256(aside),
+                weights_sha256=hub.weights_sha256(aside),
             )
             (aside / FILE).write_text(self.spec.to_json(), encoding="utf-8")
         return self.spec

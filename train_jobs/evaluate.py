@@ -35,9 +35,10 @@ from data_jobs.artefacts import publish, refuse_overwrite, write_file
 from data_jobs.errors import InputError
 from data_jobs.session import connected, placed
 from train_jobs import drift, evaluation, evaluation_page, scoring
-from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
-from train_jobs.encoder import Embeddings, loaded
+from train_jobs.arrays import Embeddings
+from train_jobs.encoder import loaded
 from train_jobs.evaluation_page import Case
+from train_jobs.hub import DEFAULT_MODEL, local_folder
 from train_jobs.pairdata import Distinct, slices
 from train_jobs.spec import ModelSpec
 from train_jobs.zero_shot import MOST_CLASSES, Classes, Listed, Matched

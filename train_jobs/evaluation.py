@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train_jobs import metrics, prevalence, scoring
+from train_jobs.arrays import Embeddings
 from train_jobs.bootstrap import RESAMPLES, estimate, resamples
 from train_jobs.calibration import log_odds, shifted
-from train_jobs.encoder import Embeddings
 from train_jobs.metrics import Labels, Scores, Weights
 from train_jobs.spec import ModelSpec
 

@@ -45,8 +45,8 @@ from train_jobs.backends import (
     problem,
 )
 from train_jobs.calibration import MIN_PAIRS_PER_LABEL
-from train_jobs.checkpoints import DEFAULT_MODEL, local_folder
 from train_jobs.encoder import Encoder
+from train_jobs.hub import DEFAULT_MODEL, local_folder
 from train_jobs.openvino_towers import (
     FOLDER,
     GRAPHS,

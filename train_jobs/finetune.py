@@ -44,14 +44,15 @@ from train_jobs import (
 )
 from train_jobs.augment import Augmentation
 from train_jobs.batches import CANVAS, learnable
-from train_jobs.checkpoints import DEFAULT_MODEL, image_processor, local_folder
+from train_jobs.checkpoints import image_processor
 from train_jobs.encoder import Encoder
+from train_jobs.hub import DEFAULT_MODEL, local_folder
 from train_jobs.loop import STATES
 from train_jobs.pairdata import PairData, score_pairs
-from train_jobs.preprocessing import View
 from train_jobs.schedule import Choice, Frozen, Lora, Loss, Precision, Schedule, VisionOptimizer
 from train_jobs.spec import ModelSpec
 from train_jobs.trackers import Trackers
+from train_jobs.view import View
 
 MARKER, SUMMARY = "run.json", "summary.json"
 DATA = "data"

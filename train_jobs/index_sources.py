@@ -21,7 +21,8 @@ from PIL import Image
 from data_jobs import dataset, files, images, schema
 from data_jobs.database import parquet, spilling
 from data_jobs.errors import InputError
-from train_jobs.encoder import Embeddings, Encoder
+from train_jobs.arrays import Embeddings
+from train_jobs.encoder import Encoder
 from train_jobs.index_kinds import Modality
 
 QUERIES = 500

@@ -16,8 +16,9 @@ import ray
 from data_jobs import progress
 from data_jobs.session import placed
 from train_jobs import index
-from train_jobs.checkpoints import local_folder, weights_sha256
-from train_jobs.encoder import Embeddings, loaded
+from train_jobs.arrays import Embeddings
+from train_jobs.encoder import loaded
+from train_jobs.hub import local_folder, weights_sha256
 from train_jobs.index import TARGET_RECALL, Manifest, Queries
 from train_jobs.index_kinds import Kind, Modality
 from train_jobs.index_sources import Asked, Source, Things

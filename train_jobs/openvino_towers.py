@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from data_jobs.artefacts import sha256
 from data_jobs.errors import InputError
-from train_jobs.encoder import Embeddings, Encoder, Pixels
+from train_jobs.arrays import Embeddings, Pixels
+from train_jobs.encoder import Encoder
 from train_jobs.spec import ModelSpec
 from train_jobs.tokens import Tokens
 from train_jobs.towers import TwoTower

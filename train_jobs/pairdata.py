@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from data_jobs import dataset, images
 from data_jobs.errors import InputError
 from data_jobs.mismatches import mismatched
-from train_jobs.encoder import Embeddings, Encoder, Pixels
-from train_jobs.preprocessing import View
+from train_jobs.arrays import Embeddings, Pixels
+from train_jobs.encoder import Encoder
 from train_jobs.spec import ModelSpec
+from train_jobs.view import View
 
 COLUMNS = ("image", "text", "label", "image_group", "text_group", "image_sha256")
 

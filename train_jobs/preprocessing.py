@@ -1,76 +1,23 @@
-"""View: from a picture to a model's square input, as the model's own processor makes it.
+"""A transformers image processor, read as a View, and a View written down as one.
 
-    view = View.of(encoder.spec)
-    view.pixels(Image.open("mug.jpg"))  # uint8 [S, S, 3]
-    view.scaled(1.15)                   # the same picture in more detail, to augment
-
-`read` tells what a transformers processor does, or refuses one that cannot be reproduced; `processor` writes one down.
+`read` tells what a processor does, or refuses one that cannot be reproduced; `processor` writes one down.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
 from transformers import CLIPImageProcessorPil, Siglip2ImageProcessorPil, SiglipImageProcessorPil
 
 from data_jobs.errors import InputError
 from train_jobs.spec import ModelSpec, Resample
+from train_jobs.view import View
 
-Pixels = NDArray[np.uint8]
 Rgb = tuple[float, float, float]
 
 _RESAMPLES: dict[int, Resample] = {2: "bilinear", 3: "bicubic"}  # numbered as Pillow does
 _NUMBERS = {name: number for number, name in _RESAMPLES.items()}
 _WARPS_FROM = 384
 """ConvNextImageProcessor crops below this size and squashes from it on."""
-
-
-@dataclass(frozen=True)
-class View:
-    """What a model sees of a picture.
-
-    crop: the shortest side scaled to `shortest`, then `size` x `size` pixels of the centre; squash: both sides scaled
-    to `size` at once.
-    """
-
-    size: int  # pixels, square
-    shortest: int  # pixels, at least `size`
-    resize: Literal["crop", "squash"]
-    resample: Resample
-
-    @classmethod
-    def of(cls, spec: ModelSpec) -> "View":
-        """The view of the model that `spec` describes."""
-        return cls(spec.image_size, spec.image_shortest, spec.image_resize, spec.image_resample)
-
-    def scaled(self, factor: float) -> "View":
-        """The same part of the picture, `factor` times as large."""
-        return View(round(self.size * factor), round(self.shortest * factor), self.resize, self.resample)
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        """The view of one picture, uint8 [size, size, 3].
-
-        What transformers' processors do before they normalise, but with PyTorch's filter for Pillow's, which takes
-        twice as long: benchmarks/decode finds 0.003 of 255 levels between them at the mean, and a cosine of 1.000000.
-        """
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # [3, H, W]
-        height, width = pixels.shape[1:]
-        target = (self.size, self.size)
-        if self.resize == "crop":
-            side, short = self.shortest, min(width, height)
-            target = (max(side, int(side * height / short)), max(side, int(side * width / short)))
-        if target != (height, width):
-            pixels = torch.nn.functional.interpolate(
-                pixels[None], target, mode=self.resample, antialias=True
-            )[0]
-        top, left = (target[0] - self.size) // 2, (target[1] - self.size) // 2
-        centre = pixels[:, top : top + self.size, left : left + self.size]
-        return np.ascontiguousarray(centre.permute(1, 2, 0).numpy())
 
 
 def read(processor: Any) -> tuple[View, Rgb, Rgb]:

@@ -23,10 +23,11 @@ from transformers import (
 
 from data_jobs import text as normaliser
 from data_jobs.errors import InputError
-from train_jobs import checkpoints, preprocessing, scratch
+from train_jobs import checkpoints, hub, preprocessing, scratch
 from train_jobs.encoder import FAMILIES, Encoder, context_length
-from train_jobs.preprocessing import Rgb, View
+from train_jobs.preprocessing import Rgb
 from train_jobs.spec import ModelSpec
+from train_jobs.view import View
 
 _NEW = "pooler"
 """A tower's pooler may be new: checkpoints that were trained without one are common."""
@@ -107,7 +108,7 @@ def check(vision: str | Path, text: str | Path) -> None:
 
 def _vision_folder(name: str | Path) -> tuple[Path, str | None, Any]:
     """Directory, revision and configuration of a model with a vision tower that can be taken."""
-    folder, revision = checkpoints.local_folder(name)
+    folder, revision = hub.local_folder(name)
     config = checkpoints.config(folder)
     if config.model_type == "siglip2":
         raise _not_vision(name, config, "is a NaFlex SigLIP 2, whose tower takes patches for pictures")
@@ -117,7 +118,7 @@ def _vision_folder(name: str | Path) -> tuple[Path, str | None, Any]:
 def _text_folder(name: str | Path) -> tuple[Path, str | None, Any]:
     if str(name).startswith(scratch.PREFIX):
         raise InputError("unknown_recipe", f"There is no text recipe {str(name)!r}.", f"Use {scratch.TEXT}.")
-    folder, revision = checkpoints.local_folder(name)
+    folder, revision = hub.local_folder(name)
     config = checkpoints.config(folder)
     if config.model_type in ("siglip", "siglip2"):
         raise _not_text(name, config, "reads its padding as text, which two-tower models do not give it")

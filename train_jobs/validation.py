@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from train_jobs import evaluation, metrics, workers
-from train_jobs.encoder import Embeddings, Encoder
+from train_jobs.arrays import Embeddings
+from train_jobs.encoder import Encoder
 from train_jobs.frozen import FrozenFeatures
 from train_jobs.pairdata import Distinct, PairData, PixelCache, slices
 from train_jobs.schedule import Schedule

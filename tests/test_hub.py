@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from data_jobs.errors import InputError
-from train_jobs.checkpoints import local_folder, weights_sha256
+from train_jobs.hub import local_folder, weights_sha256
 
 ROOT = Path(__file__).parent.parent
 REPO = "team/model"
@@ -109,7 +109,7 @@ def _process(code: str, port: int, cache: Path) -> Any:
 DOWNLOADS = f"""
 import json, os, urllib.request
 from data_jobs.errors import InputError
-from train_jobs.checkpoints import local_folder
+from train_jobs.hub import local_folder
 
 def load(name="{REPO}"):
     urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/next")
@@ -146,7 +146,7 @@ def test_a_download_of_an_older_release_that_broke_off_is_completed(hub: Any, tm
     """huggingface_hub before 2.0 kept no list of the files that a snapshot should hold."""
     code = f"""
 import json, os
-from train_jobs.checkpoints import local_folder
+from train_jobs.hub import local_folder
 print(json.dumps(sorted(os.listdir(local_folder("{REPO}")[0]))))
 """
     assert _process(code, hub.server_port, tmp_path) == NEEDED
@@ -207,7 +207,7 @@ def test_a_silent_hub_is_given_up_within_ten_seconds(tmp_path: Path) -> None:
     code = """
 import json, time
 from data_jobs.errors import InputError
-from train_jobs.checkpoints import DEFAULT_MODEL
+from train_jobs.hub import DEFAULT_MODEL
 from train_jobs.encoder import Encoder
 started = time.monotonic()
 try:
