@@ -495,8 +495,9 @@ def _odd(draw: st.DrawFn, openapi: dict[str, Any]) -> Sent:
     )
     kind, body = draw(st.sampled_from(CONTENT_TYPES)), draw(st.sampled_from(ODD_BODIES))
     return Sent(
-        "odd request", path + tail, kind, body, method, more=tuple(draw(st.lists(ODD_HEADERS, max_size=2)))
-    )
+        "odd request", path + tail, kind, body, method,
+        more=tuple(draw(st.lists(ODD_HEADERS, max_size=2, unique_by=lambda header: header[0]))),
+    )  # fmt: skip
 
 
 # Not among them: X-Request-ID that is no UTF-8, which Ray's own proxy (2.60, proxy.py) answers with 500 by itself.
