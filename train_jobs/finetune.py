@@ -23,7 +23,7 @@ import ray
 from numpy.typing import NDArray
 from tyro.conf import arg
 
-from data_jobs import command, dataset, files, stream
+from data_jobs import command, dataset, files, stream, text
 from data_jobs.artefacts import resumable, write_file
 from data_jobs.csv_pairs import CsvPairs
 from data_jobs.errors import InputError
@@ -411,7 +411,8 @@ def _datasets(config: Finetune, output: Path) -> dict[str, Path]:
 def _ingest(config: Finetune, csv: str, folder: Path) -> None:
     """Make `folder` the dataset of `csv`; what was made of the same file with the same flags is taken as it is."""
     size = _stored_size(config)
-    plan = json.dumps([csv, files.stamp(csv), config.image_base_path, size])
+    made_of = [csv, files.stamp(csv), config.image_base_path, size, dataset.FORMAT_VERSION, text.VERSION]
+    plan = json.dumps(made_of)
     made_by = folder.with_suffix(".plan")
     if not made_by.is_file() or made_by.read_text() != plan:
         shutil.rmtree(folder, ignore_errors=True)
