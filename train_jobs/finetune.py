@@ -227,9 +227,9 @@ def _run(config: Finetune, folder: Path) -> dict[str, Any]:
     val_data = PairData.open(datasets["val"]).with_mismatches(config.seed)
     if "calibration" in datasets:
         held_out = PairData.open(datasets["calibration"]).with_mismatches(config.seed)
+        calibration.enough(held_out.labels, config.calibration_method)  # now, and not after hours of training
     else:
         val_data, held_out = _halves(val_data, config)
-    calibration.enough(held_out.labels, config.calibration_method)  # now, and not after hours of training
     _enough_to_choose_by(val_data)
     print(
         f"train {len(train_data)} pairs, validation {len(val_data)}, calibration {len(held_out)} "
