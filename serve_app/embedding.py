@@ -25,7 +25,6 @@ from serve_app.lanes import Lanes
 from serve_app.model import DeviceFacts, Embedded, ModelInfo, ReplacedError
 from serve_app.settings import ServeArgs
 from train_jobs.arrays import Embeddings, Pixels
-from train_jobs.hub import local_folder
 
 if TYPE_CHECKING:
     from train_jobs.backends import Backend
@@ -62,7 +61,7 @@ class Embedder:
         )
         spec = backend.spec
         self._hash = spec.model_hash
-        backends = [backend, *_narrow(backend, folder, threads)]
+        backends = [backend, *backend.lanes(threads)]
         for one in backends:  # warm
             one.images(np.zeros((1, spec.image_size, spec.image_size, 3), np.uint8))
             one.texts(["warm"])
@@ -117,27 +116,6 @@ class Embedder:
             return embed(backend), time.monotonic() - began
         finally:
             del self._began[thread]
-
-
-def _narrow(backend: "Backend", folder: str, threads: int) -> "list[Backend]":
-    """The same model on one thread, as many times as there are threads; only OpenVINO can have both in a process."""
-    from train_jobs.backends import OPENVINO, Backend
-    from train_jobs.openvino_towers import FOLDER, OpenVinoTowers
-
-    if threads == 1 or backend.name not in OPENVINO:
-        return []
-    exported, precision = local_folder(folder)[0] / FOLDER, OPENVINO[backend.name]
-    return [
-        Backend(
-            backend.name,
-            OpenVinoTowers(exported, precision, 1),
-            backend.spec,
-            backend.tokens,
-            backend.batch_size,
-            backend.batch_tokens,
-        )
-        for _ in range(threads)
-    ]
 
 
 class EmbedderReplicas:

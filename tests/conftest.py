@@ -27,6 +27,12 @@ from train_jobs.finetune import Finetune
 REPO_ROOT = Path(__file__).parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept on a machine between runs is not this user's."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("caches"))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A real Ray on this machine, one for all tests; jobs join it instead of starting their own.

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import logging
 import shutil
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -502,7 +504,45 @@ def test_towers_of_torch_leave_the_encoder_as_it_was(clip: Path) -> None:
 
 def test_openvino_uses_as_many_threads_as_it_is_told(clip: Path) -> None:
     for threads in (1, 2):
-        towers = OpenVinoTowers(clip / FOLDER, "float32", threads)
-        assert towers._image.get_property("INFERENCE_NUM_THREADS") == threads
-        assert towers._image.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
-        assert not towers._image.get_property("ENABLE_CPU_PINNING")  # replicas would share the first cores
+        compiled = OpenVinoTowers(clip / FOLDER, "float32", threads)._image.get_compiled_model()
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+        assert not compiled.get_property("ENABLE_CPU_PINNING")  # replicas would share the first cores
+
+
+def test_lanes_of_openvino_answer_alike_at_the_same_time_and_share_one_model(clip: Path) -> None:
+    backend = open_backend(clip, "openvino-float32", threads=2)
+    lanes = backend.lanes(2)
+    assert len(lanes) == 2
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *[backend.spec.image_size] * 2, 3), np.uint8)
+    with ThreadPoolExecutor(2) as threads:
+        for rows in threads.map(lambda lane: np.stack([lane.images(pixels) for _ in range(20)]), lanes):
+            np.testing.assert_allclose(rows, np.broadcast_to(backend.images(pixels), rows.shape), atol=1e-5)
+        for rows in threads.map(lambda lane: lane.texts(TEXTS), lanes):
+            np.testing.assert_allclose(rows, backend.texts(TEXTS), atol=1e-5)
+    shared = [lane._towers._image.get_compiled_model() for lane in lanes]
+    assert [model.get_property("NUM_STREAMS") for model in shared] == [2, 2]
+
+
+def test_torch_has_no_lanes_and_one_thread_needs_none(clip: Path) -> None:
+    assert open_backend(clip, "torch-float32").lanes(2) == []
+    assert open_backend(clip, "openvino-float32").lanes(1) == []
+
+
+def test_openvino_is_opened_without_the_model_of_transformers(clip: Path) -> None:
+    """It would take seconds of every start, and the memory of its weights."""
+    code = (
+        "import sys\n"
+        "from train_jobs.backends import open_backend\n"
+        f"open_backend({str(clip)!r}, 'openvino-float32').texts(['a mug'])\n"
+        "assert 'train_jobs.encoder' not in sys.modules and 'transformers.modeling_utils' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_openvino_refuses_other_weights_as_torch_does(copied: Path) -> None:
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(InputError) as refused:
+        open_backend(copied, "openvino-float32")
+    assert refused.value.code == "weights_changed"

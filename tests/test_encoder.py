@@ -24,7 +24,8 @@ from transformers import (
 from data_jobs import text
 from data_jobs.errors import InputError
 from train_jobs import scratch
-from train_jobs.encoder import Encoder, choose_device
+from train_jobs.devices import choose_device
+from train_jobs.encoder import Encoder
 from train_jobs.spec import FILE, QUANTILES, Calibration, Estimate, ModelSpec, Threshold
 
 TEXTS = [

@@ -15,8 +15,9 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -27,11 +28,14 @@ from data_jobs.drawing import describe, draw, random_products
 from data_jobs.errors import InputError
 from train_jobs import metrics, openvino_towers
 from train_jobs.arrays import Embeddings, Pixels
-from train_jobs.encoder import Encoder
-from train_jobs.hub import DEFAULT_MODEL, local_folder
+from train_jobs.devices import choose_device
+from train_jobs.hub import DEFAULT_MODEL, local_folder, weights_sha256
 from train_jobs.openvino_towers import Fidelity, Manifest, OpenVinoTowers, Precision, Speed
 from train_jobs.spec import ModelSpec
 from train_jobs.tokens import Tokens
+
+if TYPE_CHECKING:
+    from train_jobs.encoder import Encoder
 
 FLOAT32 = "torch-float32"
 INT8 = "openvino-int8"
@@ -68,11 +72,14 @@ class Towers(Protocol):
     def text(self, ids: Tensor, mask: Tensor) -> Embeddings:
         """int64 [N, L], on the CPU -> float32 [N, D], unit norm."""
 
+    def lanes(self, count: int) -> "Sequence[Towers]":
+        """The same on a thread each, for `count` calls at a time; none where that would share them."""
+
 
 class TorchTowers:
     """An encoder's towers on its device, in its own precision or with weights cast to another."""
 
-    def __init__(self, encoder: Encoder, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: "Encoder", dtype: torch.dtype) -> None:
         own = dtype == torch.float32
         self._towers = encoder.towers if own else copy.deepcopy(encoder.towers).to(dtype)
         self._device = encoder.device
@@ -92,6 +99,10 @@ class TorchTowers:
         """As Towers.text."""
         rows: Embeddings = self._towers.text(ids.to(self._device), mask.to(self._device)).cpu().numpy()
         return rows
+
+    def lanes(self, count: int) -> Sequence[Towers]:
+        """None: the number of threads is the process's."""
+        return ()
 
 
 class Backend:
@@ -113,6 +124,14 @@ class Backend:
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self._towers = towers
+
+    def lanes(self, count: int) -> "list[Backend]":
+        """The same on one thread each, for `count` calls at a time instead of this; [] if it cannot be had so."""
+        several = self._towers.lanes(count) if count > 1 else ()
+        return [
+            Backend(self.name, towers, self.spec, self.tokens, self.batch_size, self.batch_tokens)
+            for towers in several
+        ]
 
     def images(self, pixels: Pixels) -> Embeddings:
         """The model's views of pictures, uint8 [N, S, S, 3] -> float32 [N, D], unit norm."""
@@ -182,26 +201,52 @@ def open_backend(
         device = "cpu"
     if threads is not None:
         torch.set_num_threads(threads)
-    folder = local_folder(model)[0] / openvino_towers.FOLDER if exported is None else Path(exported)
-    opening = _Opening(Encoder.load(model, device), folder, batch_size, batch_tokens)
+    opening = _Opening(model, choose_device(device), exported, batch_size, batch_tokens)
     backend, why = opening.fastest() if name == "auto" else (opening.named(name), "as asked for")
     _log.info("%s: %s on %s, %d threads: %s", model, backend.name, backend.device, opening.threads, why)
     return backend
 
 
 class _Opening:
-    """A loaded model on its way to becoming a backend."""
+    """A model on its way to becoming a backend; PyTorch gets to see it only if it is to run it."""
 
-    def __init__(self, encoder: Encoder, folder: Path, batch_size: int, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        device: str,
+        exported: str | Path | None,
+        batch_size: int,
+        batch_tokens: int,
+    ) -> None:
         self.threads = torch.get_num_threads()
-        self._encoder, self._folder = encoder, folder
+        self._model, self._device = model, device
+        self._checkpoint = local_folder(model)[0]
+        self._folder = self._checkpoint / openvino_towers.FOLDER if exported is None else Path(exported)
         self._sizes = (batch_size, batch_tokens)
+
+    @cached_property
+    def _encoder(self) -> "Encoder":
+        from train_jobs.encoder import Encoder  # here: transformers' models take seconds to import
+
+        return Encoder.load(self._model, self._device)
+
+    @cached_property
+    def _facts(self) -> tuple[ModelSpec, Tokens]:
+        spec = ModelSpec.read(self._checkpoint)
+        if spec is None:  # a plain checkpoint: the model knows
+            return self._encoder.spec, self._encoder.tokens
+        spec.refuse_other_weights(self._checkpoint, weights_sha256(self._checkpoint))
+        return spec, Tokens.of(self._checkpoint, spec)
+
+    @property
+    def _spec(self) -> ModelSpec:
+        return self._facts[0]
 
     def named(self, name: str) -> Backend:
         """Raises InputError if it cannot be had or fails its gate."""
         backend = self._opened(name)
         if name in TORCH and name != FLOAT32:
-            probe = Probe.of(self._encoder.spec)
+            probe = Probe.of(self._spec)
             found = fidelity(probe.answers(self._opened(FLOAT32)), probe.answers(backend))
             if reason := problem(name, found):
                 raise InputError("gate_failed", f"{name}: {reason}.", "Use auto or torch-float32.")
@@ -226,7 +271,7 @@ class _Opening:
 
     def _candidates(self, export: Manifest | None, left_out: list[str]) -> list[str]:
         """What can be had here, the most exact first; more about the others in `left_out`."""
-        device = self._encoder.device.type
+        device = self._device.partition(":")[0]
         names = []
         for name in NAMES:
             if name == "torch-float16" and device != "cuda":
@@ -247,14 +292,14 @@ class _Opening:
         return names
 
     def _usable_export(self, left_out: list[str]) -> Manifest | None:
-        if self._encoder.device.type != "cpu":
+        if self._device != "cpu":
             return None
         try:
             export = Manifest.read(self._folder)
             if export is None:
                 left_out.append(f"nothing is exported to {self._folder}")
                 return None
-            export.refuse_stale(self._encoder.spec)
+            export.refuse_stale(self._spec)
             openvino_towers.package("openvino")
         except InputError as error:
             left_out.append(f"the export in {self._folder} is passed over: {error}")
@@ -283,7 +328,7 @@ class _Opening:
         return self._opened(FLOAT32)
 
     def _tried(self, names: Sequence[str], left_out: list[str]) -> tuple[Backend, dict[str, Speed]]:
-        probe = Probe.of(self._encoder.spec)
+        probe = Probe.of(self._spec)
         best = self._opened(FLOAT32)
         reference = probe.answers(best)
         speeds = {FLOAT32: probe.speed(best, _ROUNDS)}
@@ -315,7 +360,7 @@ class _Opening:
                 f"{name} needs an export, and {self._folder} holds none.",
                 "Make it: python -m train_jobs.export --model DIR",
             )
-        export.refuse_stale(self._encoder.spec)
+        export.refuse_stale(self._spec)
         self._check_exported(export, name)
         export.refuse_damaged(self._folder, OPENVINO[name])
         return self._of(name, OpenVinoTowers(self._folder, OPENVINO[name], self.threads))
@@ -334,7 +379,7 @@ class _Opening:
             raise InputError("gate_failed", f"When exported, {measured.problem}.", "Use auto.")
 
     def _of(self, name: str, towers: Towers) -> Backend:
-        return Backend(name, towers, self._encoder.spec, self._encoder.tokens, *self._sizes)
+        return Backend(name, towers, *self._facts, *self._sizes)
 
 
 # ------------------------------------------------------------------------------------- gates

@@ -1,4 +1,4 @@
-"""The parts of a checkpoint directory: configuration, weights, tokenizer, image processor, as transformers loads them.
+"""The parts of a checkpoint directory: configuration, weights, image processor, as transformers loads them.
 
 Whatever a checkpoint lacks is an InputError that names it: transformers would go on with random numbers.
 """
@@ -13,9 +13,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
@@ -58,23 +56,6 @@ def load(kind: Any, folder: Path, *, new: str | None = None) -> PreTrainedModel:
             "Use a checkpoint of the whole model.",
         )
     return model
-
-
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`. Raises InputError (no_tokenizer)."""
-    problem = "it knows special tokens only, as one without a vocabulary does"
-    try:
-        found = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError) as error:
-        found, problem = None, str(error).strip().splitlines()[0]
-    if found is None or set(found.get_vocab()) <= set(found.all_special_tokens):
-        raise InputError(
-            "no_tokenizer",
-            f"The tokenizer in {folder} cannot be used: {problem}.",
-            "Copy the tokenizer's files (tokenizer.json and its like) there; sentencepiece models want "
-            "`pip install sentencepiece`.",
-        )
-    return found
 
 
 def image_processor(folder: Path) -> Any:

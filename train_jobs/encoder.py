@@ -34,8 +34,10 @@ from data_jobs.artefacts import publish
 from data_jobs.errors import InputError
 from train_jobs import checkpoints, hub, preprocessing
 from train_jobs.arrays import Embeddings, Pixels
+from train_jobs.devices import choose_device
 from train_jobs.spec import FILE, Family, ModelSpec
 from train_jobs.tokens import Tokens
+from train_jobs.tokens import tokenizer as load_tokenizer
 from train_jobs.towers import TwoTower
 from train_jobs.view import View
 
@@ -102,18 +104,13 @@ class Encoder:
                 "train_jobs.two_towers.",
             )
         model = checkpoints.load(kind.model, folder)
-        tokenizer = checkpoints.tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
         weights = hub.weights_sha256(folder)
         spec = ModelSpec.read(folder)
         if spec is None:
             spec = _spec_of_checkpoint(folder, str(name), revision, kind.family, model, tokenizer, weights)
-        elif spec.weights_sha256 != weights:
-            raise InputError(
-                "weights_changed",
-                f"The weights in {folder} have SHA-256 {weights}; {FILE} was written for "
-                f"{spec.weights_sha256}.",
-                "Copy the whole model directory again, or train again.",
-            )
+        else:
+            spec.refuse_other_weights(folder, weights)
         return cls(model, tokenizer, spec, device, batch_size)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> ModelSpec:
@@ -195,20 +192,6 @@ def loaded(folder: str, version: str | None, device: str) -> Encoder:
     function of a job that runs as a script.)
     """
     return Encoder.load(folder, device)
-
-
-def choose_device(device: str = "auto") -> str:
-    """auto -> cuda, mps or cpu, whatever is there. Raises InputError (no_such_device) for one that is not."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there.get(device.split(":")[0], False):
-        raise InputError(
-            "no_such_device",
-            f"The device {device!r} is not on this machine; there are {[d for d, ok in there.items() if ok]}.",
-            "Use auto.",
-        )
-    return device
 
 
 def _unshared(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

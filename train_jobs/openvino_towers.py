@@ -11,6 +11,7 @@ Normalising pixels, projecting and dividing by the norm are all in the graphs. T
 optional; whoever needs them imports them through here.
 """
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -29,10 +30,13 @@ from torch import Tensor, nn
 from data_jobs.artefacts import sha256
 from data_jobs.errors import InputError
 from train_jobs.arrays import Embeddings, Pixels
-from train_jobs.encoder import Encoder
+from train_jobs.compiled import compiled
 from train_jobs.spec import ModelSpec
 from train_jobs.tokens import Tokens
-from train_jobs.towers import TwoTower
+
+if TYPE_CHECKING:
+    from train_jobs.encoder import Encoder
+    from train_jobs.towers import TwoTower
 
 Precision = Literal["float32", "bfloat16", "int8"]
 FOLDER = "openvino"
@@ -159,39 +163,57 @@ class Graphs:
 
 
 class OpenVinoTowers:
-    """Compiled towers on this machine's CPU."""
+    """Compiled towers on this machine's CPU. Not thread-safe: one call at a time."""
 
     device = "cpu"
 
     def __init__(self, folder: Path, precision: Precision, threads: int) -> None:
-        """`folder` is an export's; see GRAPHS. Raises InputError (backend_missing)."""
-        core = package("openvino").Core()
-        # What int8 leaves in floating point may as well be bfloat16; where there is none, float32 is computed.
-        half = precision != "float32" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # else all processes of a machine sit on its first cores
-        }
-        graphs = folder / GRAPHS[precision]
-        self._image, self._text = (
-            core.compile_model(core.read_model(graphs / name), "CPU", options)
-            for name in ("image.xml", "text.xml")
-        )
+        """`folder` is an export's; see GRAPHS. A call takes all `threads`. Raises InputError (backend_missing)."""
+        self._folder, self._precision = folder, precision
+        alone = {"PERFORMANCE_HINT": "LATENCY"}
+        self._image, self._text = (m.create_infer_request() for m in self._compiled(threads, alone))
+
+    def lanes(self, count: int) -> "list[OpenVinoTowers]":
+        """The same for `count` calls at a time, each on one thread; they share one copy of the weights."""
+        several = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": count}
+        graphs = self._compiled(count, several)
+        return [self._with(*(graph.create_infer_request() for graph in graphs)) for _ in range(count)]
 
     def image(self, pixels: Pixels) -> Embeddings:
         """uint8 [N, S, S, 3] -> float32 [N, D], unit norm."""
-        rows: Embeddings = self._image({"pixels": pixels})[0]
-        return rows
+        return _answer(self._image, {"pixels": pixels})
 
     def text(self, ids: Tensor, mask: Tensor) -> Embeddings:
         """int64 [N, L] -> float32 [N, D], unit norm."""
-        rows: Embeddings = self._text({"ids": ids.numpy(), "mask": mask.numpy()})[0]
-        return rows
+        return _answer(self._text, {"ids": ids.numpy(), "mask": mask.numpy()})
+
+    def _compiled(self, threads: int, how: dict[str, Any]) -> list[Any]:
+        """Both graphs, the image's first."""
+        core = package("openvino").Core()
+        # What int8 leaves in floating point may as well be bfloat16; where there is none, float32 is computed.
+        capable = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        half = self._precision != "float32" and "BF16" in capable
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if half else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "ENABLE_CPU_PINNING": False,  # else all processes of a machine sit on its first cores
+            **how,
+        }
+        graphs = self._folder / GRAPHS[self._precision]
+        return [compiled(core, graphs / name, options) for name in ("image.xml", "text.xml")]
+
+    def _with(self, image: Any, text: Any) -> "OpenVinoTowers":
+        other = copy.copy(self)
+        other._image, other._text = image, text
+        return other
 
 
-def convert(encoder: Encoder) -> Graphs:
+def _answer(request: Any, inputs: dict[str, Any]) -> Embeddings:
+    rows: Embeddings = request.infer(inputs, share_inputs=True)[0]
+    return rows
+
+
+def convert(encoder: "Encoder") -> Graphs:
     """The towers of a float32 `encoder` on the CPU as graphs of any batch size and text length.
 
     Raises InputError (backend_missing, unsupported_family).
@@ -254,7 +276,7 @@ def package(name: Literal["openvino", "nncf"]) -> Any:
 class _Image(nn.Module):
     """uint8 [N, S, S, 3] -> float32 [N, D]."""
 
-    def __init__(self, towers: TwoTower) -> None:
+    def __init__(self, towers: "TwoTower") -> None:
         super().__init__()
         self.towers = towers
 
@@ -265,7 +287,7 @@ class _Image(nn.Module):
 class _Text(nn.Module):
     """int64 [N, L] ids and mask -> float32 [N, D]. The names of the arguments become those of the graph's inputs."""
 
-    def __init__(self, towers: TwoTower) -> None:
+    def __init__(self, towers: "TwoTower") -> None:
         super().__init__()
         self.towers = towers
 

@@ -161,6 +161,15 @@ class ModelSpec:
         path = Path(folder) / FILE
         return cls.from_json(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
 
+    def refuse_other_weights(self, folder: Path, found: str | None) -> None:
+        """Raise InputError (weights_changed) unless `found`, the SHA-256 of those in `folder`, is what this is for."""
+        if self.weights_sha256 != found:
+            raise InputError(
+                "weights_changed",
+                f"The weights in {folder} have SHA-256 {found}; {FILE} was written for {self.weights_sha256}.",
+                "Copy the whole model directory again, or train again.",
+            )
+
     def replace(self, **changes: Any) -> "ModelSpec":
         return dataclasses.replace(self, **changes)
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from data_jobs import text
+from data_jobs.errors import InputError
+from train_jobs.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,11 @@ class Tokens:
     tokenizer: PreTrainedTokenizerBase
     context_length: int  # tokens; longer texts are cut
     pad_to_context: bool  # as ModelSpec.pad_to_context
+
+    @classmethod
+    def of(cls, folder: Path, spec: ModelSpec) -> "Tokens":
+        """Those of the model directory that `spec` describes. Raises InputError (no_tokenizer)."""
+        return cls(tokenizer(folder), spec.context_length, spec.pad_to_context)
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Normalised, tokenised and cut to the context length, not padded."""
@@ -42,3 +50,24 @@ class Tokens:
         )
         mask = torch.ones_like(batch["input_ids"]) if whole else batch["attention_mask"]
         return batch["input_ids"], mask
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`. Raises InputError (no_tokenizer)."""
+    from transformers import (
+        AutoTokenizer,
+    )  # here: it takes seconds, and whoever gets Tokens sent needs it not
+
+    problem = "it knows special tokens only, as one without a vocabulary does"
+    try:
+        found = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        found, problem = None, str(error).strip().splitlines()[0]
+    if found is None or set(found.get_vocab()) <= set(found.all_special_tokens):
+        raise InputError(
+            "no_tokenizer",
+            f"The tokenizer in {folder} cannot be used: {problem}.",
+            "Copy the tokenizer's files (tokenizer.json and its like) there; sentencepiece models want "
+            "`pip install sentencepiece`.",
+        )
+    return found

@@ -4,11 +4,14 @@ transformers' families disagree about projections, pooling, patches and scales; 
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MAX_LOGIT_SCALE = 100.0
 """CLIP's bound on exp(logit_scale) (Radford et al. 2021, section 2.5). SigLIP has none: released ones exceed it."""
@@ -30,7 +33,7 @@ class TwoTower(nn.Module):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: "PreTrainedModel",
         image_mean: tuple[float, float, float],
         image_std: tuple[float, float, float],
         logit_bias: float | None = None,

@@ -23,7 +23,7 @@ from transformers import (
 
 from data_jobs import text as normaliser
 from data_jobs.errors import InputError
-from train_jobs import checkpoints, hub, preprocessing, scratch
+from train_jobs import checkpoints, hub, preprocessing, scratch, tokens
 from train_jobs.encoder import FAMILIES, Encoder, context_length
 from train_jobs.preprocessing import Rgb
 from train_jobs.spec import ModelSpec
@@ -159,7 +159,7 @@ def _text(name: str | Path, texts: Iterable[str]) -> _Text:
         whole = Encoder.load(folder, device="cpu")
         return _Text(whole.towers.model.text_model, whole.tokenizer, whole.spec.context_length, revision)
     tower = _tower(folder, name, "input_ids", _not_text)
-    tokenizer = checkpoints.tokenizer(folder)
+    tokenizer = tokens.tokenizer(folder)
     try:
         _pooled_width(tower, **tokenizer("a", return_tensors="pt"))
     except (ValueError, RuntimeError, TypeError, IndexError) as error:
