@@ -1,7 +1,7 @@
 """infinity as benchmarks.serve starts it: float32 on PyTorch, its own environment, otherwise its defaults.
 
 python -m venv DIR
-DIR/bin/pip install 'infinity_emb[torch,server,vision]' torch==2.13.0
+DIR/bin/pip install 'infinity_emb[torch,server,vision]' aiohttp torch==2.13.0     # aiohttp: for pictures
 DIR/bin/pip uninstall torchvision     # unless it fits the torch: nothing here needs it
 """
 

@@ -3,9 +3,9 @@
     queue = Dispatcher(send, limits)
     answers = await queue.submit(items, costs)   # in the order of the items
 
-`send` embeds one batch somewhere else. So many batches are under way that every replica has all its lanes at work and
-one batch at hand; whatever comes meanwhile waits here, where it costs nothing to drop it: when the queue is full (429,
-at once), when its client has gone, or when it has waited too long. An idle model never waits for company.
+`send` embeds one batch somewhere else, as many at a time as there is `capacity` for; whatever comes meanwhile waits
+here, where it costs nothing to drop it: when the queue is full (429, at once), when its client has gone, or when it has
+waited too long. An idle model never waits for company.
 """
 
 import asyncio
@@ -18,14 +18,11 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from serve_app.capacity import Capacity
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-UNDER_WAY_PER_REPLICA = 2
-"""Batches sent for each replica: one that it computes, and one that lies ready when it has done so; more only where it
-computes several at a time."""
-REPLICA_MEMORY_S = 10.0
-"""A replica that has not answered for so long no longer counts."""
 PACE_MEMORY_S = 10.0
 """Seconds of work over which the pace is smoothed."""
 
@@ -85,13 +82,18 @@ class Dispatcher(Generic[Item, Answer]):
         limits: Limits,
         observe: Callable[[str, float], None] = lambda what, value: None,
         clock: Callable[[], float] = time.monotonic,
+        capacity: Capacity | None = None,
     ) -> None:
-        """`observe` is told of waiting (cost), queue_seconds (of an item), batch_items, batch_seconds (of a batch)."""
+        """`capacity` is shared with whoever sends to the same replicas; default: nobody.
+
+        `observe` is told of waiting (cost), queue_seconds (of an item), batch_items, batch_seconds (of a batch).
+        """
         self._send, self._limits, self._observe, self._clock = send, limits, observe, clock
         self._queue: OrderedDict[_Waiting[Item, Answer], None] = OrderedDict()  # oldest first
         self._waiting_cost = self._reserved = 0
         self._under_way: set[asyncio.Task[None]] = set()
-        self._replicas: dict[str, tuple[float, int]] = {}  # when each answered last, and its lanes
+        self._capacity = capacity or Capacity(clock)
+        self._capacity.when_freed(self._wake)
         self._lately = (
             0.0,
             0.0,
@@ -170,29 +172,24 @@ class Dispatcher(Generic[Item, Answer]):
 
     def _wake(self) -> None:
         """Fill batches at the end of this turn of the loop, so that what is submitted together goes together."""
-        if self._woken is None:
+        if self._woken is None and self._queue:
             self._woken = asyncio.get_running_loop().call_soon(self._fill)
 
     def _fill(self) -> None:
         self._woken = None
-        while len(self._under_way) < self._most_under_way():
+        while self._capacity.takes(min(len(self._queue), self._limits.batch_items)):
             batch = self._next_batch()
             if not batch:
                 return
             # In nobody's context: Serve cancels what was sent in that of a request whose client has gone.
             task = asyncio.get_running_loop().create_task(self._run(batch), context=Context())
             self._under_way.add(task)
+            self._capacity.begin(task, len(batch))
             task.add_done_callback(self._done)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._under_way.discard(task)
-        self._wake()
-
-    def _most_under_way(self) -> int:
-        lately = self._clock() - REPLICA_MEMORY_S
-        self._replicas = {name: known for name, known in self._replicas.items() if known[0] > lately}
-        more = UNDER_WAY_PER_REPLICA - 1
-        return sum(lanes + more for _, lanes in self._replicas.values()) or UNDER_WAY_PER_REPLICA
+        self._capacity.end(task)
 
     def _next_batch(self) -> list[_Waiting[Item, Answer]]:
         """From the front of the queue what fits into one batch."""
@@ -271,7 +268,7 @@ class Dispatcher(Generic[Item, Answer]):
 
     def _count(self, batch: list[_Waiting[Item, Answer]], sent: Sent[Answer], sent_at: float) -> None:
         now = self._clock()
-        self._replicas[sent.replica] = now, sent.lanes
+        self._capacity.answered(sent.replica, sent.lanes)
         worked = now - max(sent_at, self._last_answer)
         kept = math.exp(-worked / PACE_MEMORY_S)
         cost, seconds = self._lately

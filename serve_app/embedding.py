@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -47,7 +46,9 @@ class Embedder:
     """Embeds on one device."""
 
     def __init__(self, name: str, folder: str, settings: ServeArgs) -> None:
-        from train_jobs.backends import open_backend  # here: whoever only calls it starts seconds sooner
+        import torch  # here, as the next: whoever only calls it starts seconds sooner
+
+        from train_jobs.backends import open_backend
 
         started = time.monotonic()
         threads = settings.threads or min(os.cpu_count() or 1, MOST_THREADS)

@@ -53,10 +53,9 @@ async def embeddings(arrived: Request, service: TheService) -> Response:
                 f"dimensions is {request.dimensions}; the model has {loaded.info.spec.embedding_dim}.",
                 "Use fewer.",
             )
-        words, images = await asyncio.gather(loaded.texts(asked.texts), loaded.pictures(asked.pictures))
-        rows = {"text": list(words), "image": [_sound(image) for image in images]}
+        words, images = await asyncio.gather(loaded.read(asked.texts), loaded.pictures(asked.pictures))
+        rows = {"text": list(words.rows), "image": [_sound(image) for image in images]}
         found = [_joined([rows[kind][number] for kind, number in parts]) for parts in asked.answers]
-        tokens = loaded.token_count(asked.texts)
         body = {
             "object": "list",
             "data": [
@@ -64,7 +63,7 @@ async def embeddings(arrived: Request, service: TheService) -> Response:
                 for index, row in enumerate(found)
             ],
             "model": loaded.info.name,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+            "usage": {"prompt_tokens": words.tokens, "total_tokens": words.tokens},
         }
         # Thousands of numbers: not through pydantic, which takes longer than the model.
         return Response(orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")

@@ -7,7 +7,6 @@ scores are computed right here: they cost microseconds, and a hop would cost mil
 
 from pathlib import Path
 
-import torch
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -31,6 +30,8 @@ class Ingress:
         self, embedders: dict[str, DeploymentHandle], retriever: DeploymentHandle, settings: ServeArgs
     ) -> None:
         telemetry.collect_by(ray_metrics.sink())
+        import torch  # here: whoever builds the application starts a second sooner
+
         torch.set_num_threads(1)  # pictures are resized side by side, each on one thread
         limits = QueueLimits(
             batch_size=settings.batch_size,

@@ -14,18 +14,22 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
-import torch
 from cachetools import LRUCache
 
 from data_jobs.errors import InputError
 from serve_app import telemetry, wire
+from serve_app.capacity import Capacity
 from serve_app.dispatch import Dispatcher, Limits, Sent
 from train_jobs.arrays import Embeddings, Pixels
 from train_jobs.spec import ModelSpec
-from train_jobs.tokens import Tokens
+
+if TYPE_CHECKING:  # whoever builds the application needs neither
+    import torch
+
+    from train_jobs.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -41,8 +45,10 @@ class DeviceFacts:
     vram_gb: float | None
 
     @classmethod
-    def of(cls, device: torch.device) -> "DeviceFacts":
+    def of(cls, device: "torch.device") -> "DeviceFacts":
         """Those of `device`."""
+        import torch
+
         if device.type == "cuda":
             about = torch.cuda.get_device_properties(device)
             return cls("rocm" if torch.version.hip else "cuda", about.name, about.total_memory / 2**30)
@@ -58,7 +64,7 @@ class ModelInfo:
     device_facts: DeviceFacts
     backend: str
     spec: ModelSpec
-    tokens: Tokens
+    tokens: "Tokens"
     loaded_s: float  # how long it took
 
 
@@ -99,6 +105,22 @@ class QueueLimits:
 _Key = tuple[str, bytes]
 
 
+@dataclass(frozen=True)
+class Read:
+    """Texts as the model has read them."""
+
+    rows: Embeddings  # float32 [N, D], unit norm
+    tokens: int  # in all of them
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What one picture or text became."""
+
+    row: Embeddings  # float32 [D]
+    cost: int  # pictures, or tokens
+
+
 class ReplacedError(Exception):
     """The model has changed while a request was under way."""
 
@@ -117,17 +139,20 @@ class Loaded:
         self.info = info
         self._replicas, self._decoders = replicas, decoders
         self._hash = info.spec.model_hash
+        capacity = Capacity()
         self._pictures: Dispatcher[Pixels, tuple[Embeddings, float]] = Dispatcher(
             self._send_pictures,
             Limits(limits.batch_size, limits.batch_size, limits.waiting_pictures, limits.waiting_s),
             telemetry.observer(info.name, "image"),
+            capacity=capacity,
         )
         self._texts: Dispatcher[list[int], tuple[Embeddings, float]] = Dispatcher(
             self._send_texts,
             Limits(limits.batch_size, limits.batch_tokens, limits.waiting_tokens, limits.waiting_s),
             telemetry.observer(info.name, "text"),
+            capacity=capacity,
         )
-        self._cache: LRUCache[_Key, Embeddings] = LRUCache(cache_bytes, getsizeof=_cached_bytes)
+        self._cache: LRUCache[_Key, _Made] = LRUCache(cache_bytes, getsizeof=_cached_bytes)
 
     @property
     def cached_bytes(self) -> int:
@@ -149,7 +174,8 @@ class Loaded:
         Raises BusyError for all, ReplacedError.
         """
         keys = [_key("image", data) for data in files]
-        found: list[Embeddings | InputError | None] = [self._cache.get(key) for key in keys]
+        cached = [self._cache.get(key) for key in keys]
+        found: list[Embeddings | InputError | None] = [made.row if made else None for made in cached]
         missing = [number for number, row in enumerate(found) if row is None]
         telemetry.cache("image", hits=len(files) - len(missing), misses=len(missing))
         with self._pictures.room(len(missing)) if missing else nullcontext(), telemetry.stage("decode"):
@@ -157,7 +183,7 @@ class Loaded:
         ready = [(n, d) for n, d in zip(missing, decoded, strict=True) if isinstance(d, np.ndarray)]
         rows = await self._answers(self._pictures, [d for _, d in ready], [1] * len(ready))
         for (number, _), row in zip(ready, rows, strict=True):
-            self._remember(keys[number], row)
+            self._remember(keys[number], row, 1)
             found[number] = row
         for number, outcome in zip(missing, decoded, strict=True):
             if isinstance(outcome, InputError):
@@ -173,22 +199,22 @@ class Loaded:
 
     async def texts(self, texts: Sequence[str]) -> Embeddings:
         """Checked texts -> float32 [N, D]. Raises BusyError, ReplacedError."""
+        return (await self.read(texts)).rows
+
+    async def read(self, texts: Sequence[str]) -> Read:
+        """As `texts`, and what was read."""
         keys = [_key("text", text.encode("utf-8", "surrogatepass")) for text in texts]
-        found: list[Embeddings | None] = [self._cache.get(key) for key in keys]
+        found = [self._cache.get(key) for key in keys]
         missing = [number for number, row in enumerate(found) if row is None]
         telemetry.cache("text", hits=len(texts) - len(missing), misses=len(missing))
         ids = self.info.tokens.ids([texts[number] for number in missing])
         rows = await self._answers(self._texts, ids, [len(tokens) for tokens in ids])
-        for number, row in zip(missing, rows, strict=True):
-            self._remember(keys[number], row)
-            found[number] = row
-        if not found:
-            return np.empty((0, self.info.spec.embedding_dim), np.float32)
-        return np.stack([row for row in found if row is not None])
-
-    def token_count(self, texts: Sequence[str]) -> int:
-        """How many tokens the model reads of these texts."""
-        return sum(map(len, self.info.tokens.ids(texts)))
+        for number, row, tokens in zip(missing, rows, ids, strict=True):
+            found[number] = self._remember(keys[number], row, len(tokens))
+        made = [one for one in found if one is not None]
+        if not made:
+            return Read(np.empty((0, self.info.spec.embedding_dim), np.float32), 0)
+        return Read(np.stack([one.row for one in made]), sum(one.cost for one in made))
 
     async def canary(self) -> None:
         """A grey picture and a word through a replica, past the queues; raises what goes wrong."""
@@ -220,9 +246,11 @@ class Loaded:
         telemetry.spent("queue", time.monotonic() - started - model_s)
         return [row for row, _ in answers]
 
-    def _remember(self, key: _Key, row: Embeddings) -> None:
-        if self._cache.maxsize >= _cached_bytes(row):
-            self._cache[key] = row.copy()  # else the whole batch would stay
+    def _remember(self, key: _Key, row: Embeddings, cost: int) -> "_Made":
+        made = _Made(row.copy(), cost)  # else the whole batch would stay
+        if self._cache.maxsize >= _cached_bytes(made):
+            self._cache[key] = made
+        return made
 
     async def _send_pictures(self, batch: list[Pixels]) -> "Sent[tuple[Embeddings, float]]":
         pixels = np.stack(batch)
@@ -284,5 +312,5 @@ def _key(kind: str, content: bytes) -> _Key:
     return kind, hashlib.sha256(content).digest()
 
 
-def _cached_bytes(row: Embeddings) -> int:
-    return int(row.nbytes) + 200  # the key and what Python keeps of both
+def _cached_bytes(made: "_Made") -> int:
+    return int(made.row.nbytes) + 300  # the key and what Python keeps of all

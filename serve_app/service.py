@@ -82,7 +82,7 @@ class Service:
         return contract.Verdict(**asdict(found), model=loaded.info.name)
 
 
-def service_of(request: Request) -> Service:
-    """The service behind the application that a request came to."""
+async def service_of(request: Request) -> Service:
+    """The service behind the application that a request came to. (Async, else FastAPI runs it in a thread.)"""
     service: Service = request.app.state.service
     return service

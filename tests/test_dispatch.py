@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from serve_app import ray_metrics, telemetry
-from serve_app.dispatch import REPLICA_MEMORY_S, UNDER_WAY_PER_REPLICA, BusyError, Dispatcher, Limits, Sent
+from serve_app.capacity import REPLICA_MEMORY_S
+from serve_app.dispatch import BusyError, Dispatcher, Limits, Sent
 
 LIMITS = Limits(batch_items=8, batch_cost=100, waiting_cost=100, waiting_s=60.0)
+UNDER_WAY_PER_REPLICA = 2
+"""Batches of equal size: one that it computes, and one that lies ready."""
 AT_ONCE = 12
 """Turns of the loop in which everything that does not wait has happened."""
 
@@ -385,9 +388,10 @@ class TestRefusals:
             await turns()
             assert model.items == [list(range(8))], "the second came while the first was waiting"
             assert isinstance(await error_of(sent[1]), BusyError)
-            for _ in range(2):
-                sent.append(ask(queue, 1, 2, 3))
-                await turns()
+            sent.append(ask(queue, *range(8)))
+            await turns()
+            sent.append(ask(queue, 1, 2, 3))
+            await turns()
             assert (queue.under_way, queue.waiting) == (2, 3)
             await finish(model)
             assert len(await sent[0]) == 8
@@ -991,9 +995,11 @@ class AnySchedule(RuleBasedStateMachine):
         assert not [item for item in items if self.of(item).task.cancelled()], "nobody waits for it"
         return await self.model(items)
 
+    def replicas(self) -> int:
+        return max(1, sum(at > self.clock.now - REPLICA_MEMORY_S for at in self.answered_at.values()))
+
     def most(self) -> int:
-        lately = [at for at in self.answered_at.values() if at > self.clock.now - REPLICA_MEMORY_S]
-        return UNDER_WAY_PER_REPLICA * max(1, len(lately))
+        return UNDER_WAY_PER_REPLICA * self.replicas()
 
     def of(self, item: int) -> Client:
         return next(client for client in self.clients if item in client.items)
@@ -1084,7 +1090,10 @@ class AnySchedule(RuleBasedStateMachine):
             assert self.queue.under_way == len(self.model.open)
             waiting = self.waited_for()
             assert self.queue.waiting == sum(self.costs[item] for item in waiting) + self.reserved
-            assert not waiting or self.queue.under_way >= self.most()
+            assert not waiting or self.queue.under_way >= self.replicas()
+            if waiting and self.queue.under_way < self.most():  # then for company
+                mean = sum(len(batch.items) for batch in self.model.open) / self.queue.under_way
+                assert min(len(waiting), self.limits.batch_items) < mean
             assert not self.complaints
 
     def teardown(self) -> None:

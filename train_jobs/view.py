@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image
 
 from train_jobs.arrays import Pixels
@@ -46,6 +45,8 @@ class View:
         What transformers' processors do before they normalise, but with PyTorch's filter for Pillow's, which takes
         twice as long: benchmarks/decode finds 0.003 of 255 levels between them at the mean, and a cosine of 1.000000.
         """
+        import torch  # here: whoever builds the application starts a second sooner
+
         rgb = image if image.mode == "RGB" else image.convert("RGB")
         pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)  # [3, H, W]
         height, width = pixels.shape[1:]
