@@ -90,6 +90,7 @@ class Question:
 
 ANALYSES = [Question("analyze", size, n) for size in SIZES for n in (1, 16, 64)]
 EMBEDDINGS = [Question("images", "small", 16), Question("texts", "", 16)]
+JUDGED = Question("analyze", "small", 16)
 QUESTIONS: dict[Entry, list[Question]] = {
     "older": [question for question in ANALYSES if question.concurrency < 64 or question.size == "small"],
     "infinity": EMBEDDINGS,
@@ -105,6 +106,7 @@ class Record:
     answered: dict[Question, list[Answered | None]] = field(default_factory=dict)
     ready_s: list[float] = field(default_factory=list)
     memory: list[dict[str, float]] = field(default_factory=list)  # MB by process
+    cpu: list[dict[str, float]] = field(default_factory=list)  # ms by process, of a request of JUDGED
 
 
 @dataclass
@@ -213,11 +215,14 @@ def measure_server(config: Serve, entry: Entry, server: Server, photos: Path, re
         load = 0.8 * at_16 if question.concurrency == OPEN else question.concurrency
         # What waits for 64 others on a slow server needs longer to be seen at all.
         stretch = 3 if entry == "older" and question.concurrency == 64 else 1
+        before = server.cpu()
         answered = server.answer(
             question.kind, photos / question.size, load, config.warm_up * stretch, config.seconds * stretch
         )
-        if (question.kind, question.size, question.concurrency) == ("analyze", "small", 16):
+        if question == JUDGED:
             at_16 = answered.per_s
+            used = {name: after - before.get(name, after) for name, after in server.cpu().items()}
+            record.cpu.append({name: 1000 * s / answered.requests for name, s in used.items()})
         record.answered.setdefault(question, []).append(answered)
         print(f"  {entry}: {question} at {_load(question)}: {_told(answered)}", flush=True)
     record.memory.append(server.memory())
@@ -268,6 +273,11 @@ def report(records: dict[Entry, Record], bounds: Bounds) -> None:
             last = record.memory[-1]
             print(", ".join(f"{name} {size:.0f}" for name, size in sorted(last.items(), key=lambda i: -i[1])))
             print(f"  in all {sum(last.values()):.0f}; ready after {_spread(record.ready_s)} s")
+        if record.cpu:
+            last = sorted(record.cpu[-1].items(), key=lambda i: -i[1])
+            told = ", ".join(f"{name} {ms:.1f}" for name, ms in last if ms >= 0.1)
+            whole = sum(ms for _, ms in last)
+            print(f"{entry}, CPU (ms a request, {JUDGED} at 16 connections): {told}; in all {whole:.1f}")
     print()
     _judge_all(records, bounds)
 

@@ -49,6 +49,16 @@ class Server:
         self._next += answered.requests
         return answered
 
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU that every process has used so far; the clients are none of them."""
+        found: dict[str, float] = {}
+        for process in [self._process, *self._process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                name = _process_name(process).partition(".")[0]  # ray::ServeController.what_it_does_just_now
+                found[name] = found.get(name, 0.0) + times.user + times.system
+        return found
+
     def memory(self) -> dict[str, float]:
         """MB of every process: its share of what it shares with others (PSS), or RSS where Linux does not say."""
         found: dict[str, float] = {}
