@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA ?=
 # Ray's HAProxy comes for Linux only; README.md, "In production"
-HAPROXY := $(if $(filter Linux,$(shell uname)),RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1)
+HAPROXY := $(if $(filter Linux,$(shell uname)),RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
+	RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response" RAY_SERVE_HAPROXY_TUNE_BUFSIZE=262144)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo serve test lint format bench clean

@@ -2,6 +2,7 @@
 
     python -m benchmarks.calm
     python -m benchmarks.calm --only node ramp
+    python -m benchmarks.calm --only overload --model DIR --backend openvino-int8    # of benchmarks.serve --keep
 
 overload   ten times what it can do, on the CPUs that there are, as serve_config.yaml deploys it: how long do those wait
            who are let in, are all others told when to come again, does memory grow, and when is it over?
@@ -89,6 +90,8 @@ class Calm:
     """Of overload."""
     steady: float = 0.4
     """Share of the capacity that is asked of it while something is killed."""
+    model: Path | None = None
+    """Model directory to serve instead of the small one."""
     backend: str = "torch-float32"
     retries: bool = True
     """Let HAProxy ask another Ingress where one dies before it answered, of requests up to 256 kB."""
@@ -125,7 +128,7 @@ def served(
         nodes=nodes,
         changes=changes,
         flags=RETRIES if config.retries else {},
-        arguments={"backend": config.backend},
+        arguments={"backend": config.backend, **({"model": str(config.model)} if config.model else {})},
     ) as service:
         load = service.clients(Phase("warm", 4, None, 8), Phase("capacity", 8, None, 32)).outcomes()
         counts = Counter(outcome.status for outcome in in_phase(load, "capacity"))

@@ -105,11 +105,11 @@ class Clients:
             writer.writelines(parts)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
-            await reader.readexactly(int(length or 0))
+            await reader.readexactly(int(length)) if length else await reader.read()
         except BaseException:
             writer.close()
             raise
-        if b"\r\nconnection: close" in head:
+        if b"\r\nconnection: close" in head or not length:
             writer.close()
         else:
             self._idle.append((reader, writer))

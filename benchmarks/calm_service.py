@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import ray
 import torch
@@ -26,6 +25,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from benchmarks.calm_load import Asked, Outcome, Phase
 from benchmarks.serve_load import text
+from benchmarks.serve_servers import answers
 from data_jobs import drawing, images
 from data_jobs import text as texts
 from train_jobs import scratch
@@ -166,7 +166,7 @@ def running(
                 [str(Path(sys.executable).parent / "serve"), "run", str(config)],
                 stdout=log, stderr=subprocess.STDOUT, cwd=REPOSITORY, env=os.environ | {"RAY_ADDRESS": cluster.address},
             )  # fmt: skip
-        _wait(lambda: _answers(port), "not ready; see serve.log", server)
+        _wait(lambda: answers(port, "/healthz/ready"), "not ready; see serve.log", server)
         yield Service(cluster, port, folder / "photos")
     finally:
         mine = psutil.Process().children(recursive=True)
@@ -205,12 +205,6 @@ def _wait(ready: Any, problem: str, server: "subprocess.Popen[bytes]") -> None:
         if server.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(problem)
         time.sleep(0.2)
-
-
-def _answers(port: int) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"http://127.0.0.1:{port}/healthz/ready", timeout=15).status_code == 200
-    return False
 
 
 def _free_port() -> int:

@@ -90,7 +90,7 @@ def running(command: list[str], port: int, ready: str, folder: Path, **environme
         )  # fmt: skip
     watched = psutil.Process(process.pid)
     try:
-        while not _answers(port, ready):
+        while not answers(port, ready):
             if process.poll() is not None or time.monotonic() - started > READY_WITHIN_S:
                 raise RuntimeError(f"not ready: {log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.1)
@@ -106,8 +106,8 @@ def running(command: list[str], port: int, ready: str, folder: Path, **environme
         psutil.wait_procs([watched, *left], timeout=20)
 
 
-def _answers(port: int, path: str) -> bool:
-    """Asked ten times a second while the server starts on the same cores: cheaply."""
+def answers(port: int, path: str) -> bool:
+    """Whether it says 200. Asked ten times a second while the server starts on the same cores: cheaply."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
     try:
         connection.request("GET", path)

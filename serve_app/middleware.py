@@ -12,6 +12,9 @@ from serve_app import contract, telemetry
 _log = logging.getLogger("ray.serve")  # Serve writes it as JSON, a file for each replica
 
 MAX_ID_CHARACTERS = 128
+TOLD_EVERY_S = 1.0
+UNREAD_BYTES = 1_000_000
+"""A body up to so long that nobody reads is received all the same, to keep the connection: a new one costs more."""
 CLIENT_GONE = 499
 """nginx's status for a client that hung up before its answer; for the log and metrics only."""
 
@@ -107,10 +110,16 @@ class Deadline:
 
 
 class Concurrency:
-    """Answer 429 to what comes while `most` requests are under way, before its body is read. Probes always come in."""
+    """Answer 429 to what comes while `most` requests are under way, before its body is read. Probes always come in.
+
+    Under a flood this is what most requests meet, on the cores that the others need: so it is among the first layers,
+    and tells of them together, once a second.
+    """
 
     def __init__(self, app: App, most: int) -> None:
         self.app, self.most, self.under_way = app, most, 0
+        self._refused = 0
+        self._telling: asyncio.Handle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] == "GET":
@@ -118,6 +127,9 @@ class Concurrency:
             return
         if self.under_way >= self.most:
             message = f"{self.under_way} requests are under way here; the limit is {self.most}."
+            self._refused += 1
+            if self._telling is None:
+                self._telling = asyncio.get_running_loop().call_later(TOLD_EVERY_S, self._tell)
             await refuse(scope, send, 429, "too_busy", message, "Try again in a second.")
             return
         self.under_way += 1
@@ -125,6 +137,11 @@ class Concurrency:
             await self.app(scope, receive, send)
         finally:
             self.under_way -= 1
+
+    def _tell(self) -> None:
+        telemetry.refused(429, self._refused)
+        _log.info("refused", extra={"status": 429, "requests": self._refused})
+        self._refused, self._telling = 0, None
 
 
 class BodyLimit:
@@ -184,10 +201,17 @@ async def refuse(
     suggestion: str,
     *headers: tuple[bytes, bytes],
 ) -> None:
-    """Answer with an error in the contract's shape, and close the connection: the body was not read."""
+    """Answer with an error in the contract's shape, and close the connection unless little of the body is unread."""
     request_id = scope.get("state", {}).get("request_id", "")
     body = contract.ErrorResponse.of(code, message, suggestion, request_id).model_dump_json().encode()
-    told = [(b"content-type", b"application/json"), (b"connection", b"close"), *headers]
+    told = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *headers,
+    ]
+    declared = dict(scope["headers"]).get(b"content-length", b"")[:20]
+    if not declared.isdigit() or int(declared) > UNREAD_BYTES:
+        told.append((b"connection", b"close"))
     if status in (429, 503) and b"retry-after" not in dict(headers):
         told.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": told})

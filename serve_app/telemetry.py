@@ -94,6 +94,11 @@ def answered(route: str, status: int, seconds: float) -> None:
     _tell("request_seconds", seconds, route=route)
 
 
+def refused(status: int, requests: int) -> None:
+    """So many requests were refused before anything was known of them."""
+    _tell("requests_total", requests, route="none", status=str(status))
+
+
 def shadow_recall(version: str, modality: str, recall: float) -> None:
     """Of the nearest documents, the share that sampled searches have found."""
     _tell("shadow_recall", recall, version=version, modality=modality)

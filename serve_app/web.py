@@ -40,12 +40,13 @@ def application(service: Service) -> FastAPI:
         app.include_router(routes.router)
     app.add_middleware(BodyLimit)
     app.add_middleware(Deadline, seconds=service.settings.deadline_s)
-    app.add_middleware(Concurrency, most=service.settings.most_requests)
     if service.settings.rate_per_s is not None:
         app.add_middleware(
             RateLimit, buckets=Buckets(service.settings.rate_per_s, service.settings.rate_burst)
         )
     app.add_middleware(ApiKeys, keys=service.settings.api_keys)
+    app.add_middleware(Timings)
+    app.add_middleware(Concurrency, most=service.settings.most_requests)
     if service.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -53,7 +54,6 @@ def application(service: Service) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
         )
-    app.add_middleware(Timings)
     app.add_middleware(RequestIds)
     app.add_exception_handler(InputError, _input_error)
     app.add_exception_handler(BusyError, _busy)

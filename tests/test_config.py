@@ -15,7 +15,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.app import build
-from serve_app.dispatch import UNDER_WAY_PER_REPLICA
+from serve_app.capacity import Capacity
+from serve_app.embedding import MOST_THREADS
 from serve_app.settings import Environment, ServeArgs, resolve
 
 ROOT = Path(__file__).parent.parent
@@ -109,9 +110,19 @@ def test_we_refuse_before_serve_does(config: dict[str, Any]) -> None:
     ingress, embedder, _ = application["deployments"]
     assert ingress["max_ongoing_requests"] > args.most_requests
     assert config["http_options"]["request_timeout_s"] > args.deadline_s > args.waiting_s
-    assert embedder["max_ongoing_requests"] >= UNDER_WAY_PER_REPLICA
+    assert embedder["max_ongoing_requests"] >= under_way(lanes=MOST_THREADS)
     assert embedder["max_queued_requests"] == -1
-    assert embedder["autoscaling_config"]["target_ongoing_requests"] < UNDER_WAY_PER_REPLICA
+    assert embedder["autoscaling_config"]["target_ongoing_requests"] < under_way(lanes=1)
+
+
+def under_way(lanes: int) -> int:
+    """Batches, all of one size, that an ingress with work keeps under way to one replica."""
+    capacity, count = Capacity(), 0
+    capacity.answered("a", lanes)
+    while capacity.takes(8):
+        capacity.begin(count, 8)
+        count += 1
+    return count
 
 
 def test_ray_is_started_with_the_throughput_flags() -> None:
@@ -123,6 +134,11 @@ def test_ray_is_started_with_the_throughput_flags() -> None:
     assert len(starts) == 2
     for command in [*starts, (ROOT / "Makefile").read_text(), (ROOT / "README.md").read_text()]:
         assert "RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in command
+        for flag in (
+            'RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"',
+            "RAY_SERVE_HAPROXY_TUNE_BUFSIZE=262144",
+        ):
+            assert flag in command
 
 
 def test_cluster_config_is_valid_by_rays_schema() -> None:

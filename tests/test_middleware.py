@@ -17,7 +17,7 @@ from conftest import free_port
 from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 
-from serve_app import contract, forms, ray_metrics, telemetry
+from serve_app import contract, forms, middleware, ray_metrics, telemetry
 from serve_app.contract import MAX_SINGLE_BODY_BYTES, ErrorResponse
 from serve_app.middleware import (
     MAX_ID_CHARACTERS,
@@ -529,6 +529,10 @@ class TestConcurrency:
                 assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
                 assert (error_of(refused).error.code, error_of(refused).request_id) == ("too_busy", "r1")
                 assert (body.taken, "/late" in entered) == (0, False)
+                assert refused.headers["connection"] == "close", "who knows how much is unread"
+                assert int(refused.headers["content-length"]) == len(refused.content)
+                small = await client.post("/late", content=b"x" * 1000)
+                assert (small.status_code, "connection" in small.headers) == (429, False)
                 assert (await client.get("/healthz/live")).status_code == 200
                 first[2].cancel()
                 await asyncio.wait([first[2]])
@@ -545,3 +549,22 @@ class TestConcurrency:
                     assert [answer.status_code for answer in later] == [200] * 3, "a place was not given back"
 
         asyncio.run(go())
+
+
+def test_refusals_of_a_flood_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line and a metric for each would take what is left of the machine."""
+    told: list[tuple[str, float, dict[str, str]]] = []
+    monkeypatch.setattr(telemetry, "_sink", lambda *number: told.append(number))
+    monkeypatch.setattr(middleware, "TOLD_EVERY_S", 0.05)
+
+    async def go() -> None:
+        transport = httpx.ASGITransport(Concurrency(Response("done"), 0))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            for requests in (7, 3):
+                for _ in range(requests):
+                    assert (await client.post("/x")).status_code == 429
+                await asyncio.sleep(0.1)
+
+    asyncio.run(go())
+    tags = {"route": "none", "status": "429"}
+    assert told == [("requests_total", 7, tags), ("requests_total", 3, tags)]
