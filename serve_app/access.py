@@ -219,7 +219,9 @@ class RateLimit:
             self.buckets.take(caller, 1)
         except RateLimitError as error:
             header = (b"retry-after", str(error.retry_after).encode())
-            await refuse(scope, send, 429, error.code, error.message, error.suggestion, header)
+            await refuse(
+                scope, send, 429, error.code, error.message, error.suggestion, header, unread=receive
+            )
             return
         state["bill"] = _Bill(self.buckets, caller, 1)
         await self.app(scope, receive, send)

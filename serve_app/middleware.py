@@ -1,7 +1,9 @@
 """ASGI layers around the routes: a request id on everything, where its time went, and limits before any work."""
 
 import asyncio
+import contextlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -15,6 +17,7 @@ MAX_ID_CHARACTERS = 128
 TOLD_EVERY_S = 1.0
 UNREAD_BYTES = 1_000_000
 """A body up to so long that nobody reads is received all the same, to keep the connection: a new one costs more."""
+UNREAD_S = 5.0
 CLIENT_GONE = 499
 """nginx's status for a client that hung up before its answer; for the log and metrics only."""
 
@@ -110,7 +113,7 @@ class Deadline:
 
 
 class Concurrency:
-    """Answer 429 to what comes while `most` requests are under way, before its body is read. Probes always come in.
+    """Answer 429 to what comes while `most` requests are under way, its body unseen. Probes always come in.
 
     Under a flood this is what most requests meet, on the cores that the others need: so it is among the first layers,
     and tells of them together, once a second.
@@ -130,7 +133,7 @@ class Concurrency:
             self._refused += 1
             if self._telling is None:
                 self._telling = asyncio.get_running_loop().call_later(TOLD_EVERY_S, self._tell)
-            await refuse(scope, send, 429, "too_busy", message, "Try again in a second.")
+            await refuse(scope, send, 429, "too_busy", message, "Try again in a second.", unread=receive)
             return
         self.under_way += 1
         try:
@@ -156,10 +159,8 @@ class BodyLimit:
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         limit = contract.MAX_BODY_BYTES.get(path, contract.MAX_SINGLE_BODY_BYTES)
-        declared = dict(scope["headers"]).get(b"content-length", b"")[
-            :20
-        ]  # int() takes no number of any length
-        if declared.isdigit() and int(declared) > limit:
+        declared = _declared(scope)
+        if limit < declared < math.inf:
             await self._refuse(scope, send, f"{int(declared):,} bytes", limit)
             return
         received, refused, started = 0, False, False
@@ -200,19 +201,38 @@ async def refuse(
     message: str,
     suggestion: str,
     *headers: tuple[bytes, bytes],
+    unread: Receive | None = None,
 ) -> None:
-    """Answer with an error in the contract's shape, and close the connection unless little of the body is unread."""
+    """Answer with an error in the contract's shape.
+
+    A short body that can be had from `unread` is taken first, and the connection kept; else that is closed.
+    """
+    kept = unread is not None and _declared(scope) <= UNREAD_BYTES and await _taken(unread)
     request_id = scope.get("state", {}).get("request_id", "")
     body = contract.ErrorResponse.of(code, message, suggestion, request_id).model_dump_json().encode()
     told = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
+        *([] if kept else [(b"connection", b"close")]),
         *headers,
     ]
-    declared = dict(scope["headers"]).get(b"content-length", b"")[:20]
-    if not declared.isdigit() or int(declared) > UNREAD_BYTES:
-        told.append((b"connection", b"close"))
     if status in (429, 503) and b"retry-after" not in dict(headers):
         told.append((b"retry-after", b"1"))
     await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": body})
+
+
+async def _taken(body: Receive) -> bool:
+    """Whether all of a body has come in time. (An answer before that may leave HAProxy's client without any.)"""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(UNREAD_S):
+            while (arrived := await body()).get("more_body", False):
+                pass
+            return bool(arrived["type"] == "http.request")
+    return False
+
+
+def _declared(scope: Scope) -> float:
+    """How long the body says it is; infinity where it does not."""
+    declared = dict(scope["headers"]).get(b"content-length", b"")[:20]  # int() takes no number of any length
+    return int(declared) if declared.isdigit() else math.inf
