@@ -77,7 +77,7 @@ RAMP = (
     Phase("low again", 40, 0.15),
 )  # shares of the capacity instead of requests/s
 SCALING = {
-    "min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 1.5,
+    "min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 1.2,
     "upscale_delay_s": 2, "downscale_delay_s": 6, "look_back_period_s": 5,
 }  # fmt: skip
 

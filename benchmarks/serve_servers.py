@@ -134,6 +134,8 @@ def ours(model: Path, backend: str, folder: Path) -> contextlib.AbstractContextM
         RAY_AUTH_MODE="disabled",
         RAY_SERVE_ENABLE_HA_PROXY="1",
         RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
+        RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response",
+        RAY_SERVE_HAPROXY_TUNE_BUFSIZE="262144",
         RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="0",  # it only shortens the end
     )
 

@@ -111,8 +111,9 @@ class ApiKeys:
             )
             return
         scope.setdefault("state", {})["caller"] = caller
-        headers = [(name, value) for name, value in scope["headers"] if name not in _KEY_HEADERS]
-        await self.app({**scope, "headers": headers}, receive, send)
+        # In place: the layers around learn the route from this scope.
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in _KEY_HEADERS]
+        await self.app(scope, receive, send)
 
     def _owner(self, brought: bytes) -> str | None:
         """The name of a key, found in a time that tells nothing about the keys."""
@@ -219,9 +220,7 @@ class RateLimit:
             self.buckets.take(caller, 1)
         except RateLimitError as error:
             header = (b"retry-after", str(error.retry_after).encode())
-            await refuse(
-                scope, send, 429, error.code, error.message, error.suggestion, header, unread=receive
-            )
+            await refuse(scope, send, 429, error.code, error.message, error.suggestion, header)
             return
         state["bill"] = _Bill(self.buckets, caller, 1)
         await self.app(scope, receive, send)

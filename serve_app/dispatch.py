@@ -177,14 +177,16 @@ class Dispatcher(Generic[Item, Answer]):
 
     def _fill(self) -> None:
         self._woken = None
-        while self._capacity.takes(min(len(self._queue), self._limits.batch_items)):
+        while self._queue and self._capacity.takes(
+            min(len(self._queue), self._limits.batch_items), self._clock() - next(iter(self._queue)).since
+        ):
             batch = self._next_batch()
             if not batch:
                 return
             # In nobody's context: Serve cancels what was sent in that of a request whose client has gone.
             task = asyncio.get_running_loop().create_task(self._run(batch), context=Context())
             self._under_way.add(task)
-            self._capacity.begin(task, len(batch))
+            self._capacity.begin(task, len(batch), self._wake)
             task.add_done_callback(self._done)
 
     def _done(self, task: "asyncio.Task[None]") -> None:

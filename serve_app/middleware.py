@@ -17,7 +17,9 @@ MAX_ID_CHARACTERS = 128
 TOLD_EVERY_S = 1.0
 UNREAD_BYTES = 1_000_000
 """A body up to so long that nobody reads is received all the same, to keep the connection: a new one costs more."""
-UNREAD_S = 5.0
+UNREAD_S = 0.5
+UNREAD_AT_ONCE = 32
+"""Bodies that are received so at a time, and for how long: slow ones must not keep others from Serve's places."""
 CLIENT_GONE = 499
 """nginx's status for a client that hung up before its answer; for the log and metrics only."""
 
@@ -113,7 +115,7 @@ class Deadline:
 
 
 class Concurrency:
-    """Answer 429 to what comes while `most` requests are under way, its body unseen. Probes always come in.
+    """Answer 429 to what comes while `most` requests are under way, whatever its body is. Probes always come in.
 
     Under a flood this is what most requests meet, on the cores that the others need: so it is among the first layers,
     and tells of them together, once a second.
@@ -121,7 +123,7 @@ class Concurrency:
 
     def __init__(self, app: App, most: int) -> None:
         self.app, self.most, self.under_way = app, most, 0
-        self._refused = 0
+        self._refused = self._unread = 0
         self._telling: asyncio.Handle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +135,12 @@ class Concurrency:
             self._refused += 1
             if self._telling is None:
                 self._telling = asyncio.get_running_loop().call_later(TOLD_EVERY_S, self._tell)
-            await refuse(scope, send, 429, "too_busy", message, "Try again in a second.", unread=receive)
+            unread = receive if self._unread < UNREAD_AT_ONCE else None
+            self._unread += 1
+            try:
+                await refuse(scope, send, 429, "too_busy", message, "Try again in a second.", unread=unread)
+            finally:
+                self._unread -= 1
             return
         self.under_way += 1
         try:

@@ -510,18 +510,28 @@ def test_openvino_uses_as_many_threads_as_it_is_told(clip: Path) -> None:
         assert not compiled.get_property("ENABLE_CPU_PINNING")  # replicas would share the first cores
 
 
-def test_lanes_of_openvino_answer_alike_at_the_same_time_and_share_one_model(clip: Path) -> None:
+def test_lanes_of_openvino_answer_each_its_own_at_the_same_time(clip: Path) -> None:
     backend = open_backend(clip, "openvino-float32", threads=2)
     lanes = backend.lanes(2)
-    assert len(lanes) == 2
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *[backend.spec.image_size] * 2, 3), np.uint8)
+    size, random = backend.spec.image_size, np.random.default_rng(0)
+    pictures = [[random.integers(0, 256, (3, size, size, 3), np.uint8) for _ in range(20)] for _ in lanes]
+    words = [[[f"{TEXTS[0]} {lane} {number}"] for number in range(20)] for lane in range(2)]
+    expected = [
+        [(backend.images(p), backend.texts(w)) for p, w in zip(*work, strict=True)]
+        for work in zip(pictures, words, strict=True)
+    ]
+
+    def run(number: int) -> list[tuple[Any, Any]]:
+        lane = lanes[number]
+        return [(lane.images(p), lane.texts(w)) for p, w in zip(pictures[number], words[number], strict=True)]
+
     with ThreadPoolExecutor(2) as threads:
-        for rows in threads.map(lambda lane: np.stack([lane.images(pixels) for _ in range(20)]), lanes):
-            np.testing.assert_allclose(rows, np.broadcast_to(backend.images(pixels), rows.shape), atol=1e-5)
-        for rows in threads.map(lambda lane: lane.texts(TEXTS), lanes):
-            np.testing.assert_allclose(rows, backend.texts(TEXTS), atol=1e-5)
-    shared = [lane._towers._image.get_compiled_model() for lane in lanes]
-    assert [model.get_property("NUM_STREAMS") for model in shared] == [2, 2]
+        for found, wanted in zip(threads.map(run, range(2)), expected, strict=True):
+            for (images, texts), (images_wanted, texts_wanted) in zip(found, wanted, strict=True):
+                np.testing.assert_allclose(images, images_wanted, atol=1e-5)
+                np.testing.assert_allclose(texts, texts_wanted, atol=1e-5)
+    shared = lanes[0]._towers._image.get_compiled_model()
+    assert shared.get_property("NUM_STREAMS") == 2, "two models would hold the weights twice"
 
 
 def test_torch_has_no_lanes_and_one_thread_needs_none(clip: Path) -> None:

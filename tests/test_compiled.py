@@ -113,3 +113,33 @@ def test_it_lies_below_home_without_the_variable(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HOME", str(tmp_path))
     place = module._place(openvino.Core(), graph(tmp_path, 2), OPTIONS)
     assert place.parent == tmp_path / ".cache" / "catalens"
+
+
+def test_one_that_may_only_be_read_is_read(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = graph(tmp_path, 2)
+    answer(Core(), path)
+
+    def refused(*args: object) -> None:
+        raise PermissionError("read only")
+
+    monkeypatch.setattr(os, "utime", refused)
+    core = Core()
+    np.testing.assert_array_equal(answer(core, path), 2 * X)
+    assert core.compilations == 0
+
+
+def test_the_oldest_beyond_so_many_bytes_are_removed_and_what_a_killed_process_left(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(Core(), graph(tmp_path, 2))
+    (first,) = home.iterdir()
+    half = home / f".{first.name}.1a2b3c4d"
+    half.write_bytes(b"half")
+    for place, age in ((first, 60), (half, 120)):
+        os.utime(place, (time.time() - age, time.time() - age))
+    monkeypatch.setattr(module, "KEPT_BYTES", 1.5 * first.stat().st_size)
+    answer(Core(), graph(tmp_path, 3))
+    (kept,) = home.iterdir()
+    assert kept != first

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from serve_app import ray_metrics, telemetry
-from serve_app.capacity import REPLICA_MEMORY_S
+from serve_app.capacity import COMPANY_S, REPLICA_MEMORY_S
 from serve_app.dispatch import BusyError, Dispatcher, Limits, Sent
 
 LIMITS = Limits(batch_items=8, batch_cost=100, waiting_cost=100, waiting_s=60.0)
@@ -310,7 +310,7 @@ class TestUnderWay:
                 await turns()
             assert await self.most(model, queue) == 6
             clock.now += REPLICA_MEMORY_S - 1
-            for replica in "ab":
+            for replica in "ababab":
                 model.open[0].answer(replica)
                 await turns()
                 assert await self.most(model, queue) == 6
@@ -320,10 +320,9 @@ class TestUnderWay:
                 await turns()
                 assert await self.most(model, queue) == most
             clock.now += REPLICA_MEMORY_S
-            for most in (3, 2, 2):  # a and b are forgotten, and c is known again
-                model.open[0].answer("c")
-                await turns()
-                assert await self.most(model, queue) == most
+            model.open[0].answer("c")  # a and b are forgotten, and with them the three batches that they keep
+            await turns()
+            assert await self.most(model, queue) == 3 + 2
 
         quietly(main)
 
@@ -971,6 +970,8 @@ class AnySchedule(RuleBasedStateMachine):
         self.loop.set_exception_handler(lambda loop, context: self.complaints.append(context))
         self.clock, self.model = Clock(), Model()
         self.answered_at: dict[str, float] = {}
+        self.sent_at: dict[int, float] = {}  # batches, by their first item
+        self.time_has_passed = False
         self.clients: list[Client] = []
         self.costs: list[int] = []  # of every item; items are numbers
         self.open_rooms = ExitStack()
@@ -989,11 +990,24 @@ class AnySchedule(RuleBasedStateMachine):
     async def send(self, items: list[int]) -> Sent[str]:
         assert 1 <= len(items) <= self.limits.batch_items
         assert len(items) == 1 or sum(self.costs[item] for item in items) <= self.limits.batch_cost
-        assert len(self.model.open) < self.most(), "too many batches under way"
+        assert self.counted() < self.most(), "too many batches under way"
         assert items == sorted(items), "out of turn"
         assert not self.model.batches or self.model.batches[-1].items[-1] < items[0], "out of turn, or again"
         assert not [item for item in items if self.of(item).task.cancelled()], "nobody waits for it"
+        self.sent_at[items[0]] = self.clock.now
         return await self.model(items)
+
+    def sizes(self) -> list[int]:
+        """Of the batches under way that are work of replicas that answer."""
+        lately = self.clock.now - REPLICA_MEMORY_S
+        silent = not any(at > lately for at in self.answered_at.values())
+        return [len(b.items) for b in self.model.open if silent or self.sent_at[b.items[0]] > lately]
+
+    def counted(self) -> int:
+        return len(self.sizes())
+
+    def oldest_s(self, waiting: list[int]) -> float:
+        return self.clock.now - min(self.of(item).since for item in waiting)
 
     def replicas(self) -> int:
         return max(1, sum(at > self.clock.now - REPLICA_MEMORY_S for at in self.answered_at.values()))
@@ -1015,6 +1029,7 @@ class AnySchedule(RuleBasedStateMachine):
         self.costs.extend(costs)
         task = self.loop.create_task(self.queue.submit(items, costs))
         self.clients.append(Client(items, self.clock.now, task, refused))
+        self.time_has_passed &= refused
 
     @rule(requests=st.lists(st.lists(st.integers(1, 15), min_size=1, max_size=5), min_size=1, max_size=3))
     def submit_in_one_turn(self, requests: list[list[int]]) -> None:
@@ -1065,6 +1080,7 @@ class AnySchedule(RuleBasedStateMachine):
         if self.model.open:
             data.draw(st.sampled_from(self.model.open)).answer(replica)
             self.answered_at[replica] = self.clock.now
+            self.time_has_passed = False
             self.settle()
 
     @rule(data=st.data(), cancelled=st.booleans())
@@ -1072,10 +1088,12 @@ class AnySchedule(RuleBasedStateMachine):
         if self.model.open:
             batch = data.draw(st.sampled_from(self.model.open))
             batch.outcome.cancel() if cancelled else batch.fail(BrokenError())
+            self.time_has_passed = False
             self.settle()
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 11.0]))
     def pass_time(self, seconds: float) -> None:
+        self.time_has_passed = True  # since it was last looked at who may go
         self.clock.now += seconds
 
     def waited_for(self) -> list[int]:
@@ -1090,11 +1108,13 @@ class AnySchedule(RuleBasedStateMachine):
             assert self.queue.under_way == len(self.model.open)
             waiting = self.waited_for()
             assert self.queue.waiting == sum(self.costs[item] for item in waiting) + self.reserved
-            assert not waiting or self.queue.under_way >= self.replicas()
-            if waiting and self.queue.under_way < self.most():  # then for company
-                mean = sum(len(batch.items) for batch in self.model.open) / self.queue.under_way
-                assert min(len(waiting), self.limits.batch_items) < mean
             assert not self.complaints
+            if waiting and not self.time_has_passed:
+                sizes = self.sizes()
+                assert len(sizes) >= self.replicas()
+                if len(sizes) < self.most():  # then for company
+                    assert self.oldest_s(waiting) <= COMPANY_S
+                    assert min(len(waiting), self.limits.batch_items) * len(sizes) < sum(sizes)
 
     def teardown(self) -> None:
         try:

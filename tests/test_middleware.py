@@ -18,6 +18,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel
 
 from serve_app import contract, forms, middleware, ray_metrics, telemetry
+from serve_app.access import ApiKeys
 from serve_app.contract import MAX_SINGLE_BODY_BYTES, ErrorResponse
 from serve_app.middleware import (
     MAX_ID_CHARACTERS,
@@ -556,7 +557,7 @@ def test_refusals_of_a_flood_are_told_together(monkeypatch: pytest.MonkeyPatch) 
     """A line and a metric for each would take what is left of the machine."""
     told: list[tuple[str, float, dict[str, str]]] = []
     monkeypatch.setattr(telemetry, "_sink", lambda *number: told.append(number))
-    monkeypatch.setattr(middleware, "TOLD_EVERY_S", 0.05)
+    monkeypatch.setattr(middleware, "TOLD_EVERY_S", 1.0)
 
     async def go() -> None:
         transport = httpx.ASGITransport(Concurrency(Response("done"), 0))
@@ -564,8 +565,65 @@ def test_refusals_of_a_flood_are_told_together(monkeypatch: pytest.MonkeyPatch) 
             for requests in (7, 3):
                 for _ in range(requests):
                     assert (await client.post("/x")).status_code == 429
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(1.1)
 
     asyncio.run(go())
     tags = {"route": "none", "status": "429"}
     assert told == [("requests_total", 7, tags), ("requests_total", 3, tags)]
+
+
+@pytest.mark.parametrize("ending", ["stalls", "hangs up"])
+def test_a_refusal_waits_for_no_slow_body(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "UNREAD_S", 0.05)
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if ending == "stalls":
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"content-length", b"1000")]}
+    asyncio.run(asyncio.wait_for(Concurrency(Response("done"), 0)(scope, receive, send), 5))
+    assert sent[0]["status"] == 429
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_slow_bodies_of_refused_requests_are_not_all_waited_for() -> None:
+    async def go() -> None:
+        limit = Concurrency(Response("done"), 0)
+        stalled = asyncio.Event()
+        answered: list[int] = []
+
+        async def receive() -> dict[str, Any]:
+            await stalled.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answered.append(message["status"])
+
+        scope = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"content-length", b"1000")]}
+        slow = [
+            asyncio.ensure_future(limit(dict(scope), receive, send))
+            for _ in range(middleware.UNREAD_AT_ONCE + 5)
+        ]
+        await asyncio.sleep(0.01)
+        assert answered == [429] * 5
+        stalled.set()
+        await asyncio.gather(*slow)
+
+    asyncio.run(go())
+
+
+def test_routes_are_known_of_requests_with_a_key_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, float, dict[str, str]]] = []
+    monkeypatch.setattr(telemetry, "_sink", lambda *number: told.append(number))
+    app = FastAPI()
+    app.add_api_route("/x/{name}", lambda name: name)
+    layers = Timings(ApiKeys(app, ["a-key-of-enough-characters"]))
+    answer = ask(layers, "GET", "/x/y", headers={"X-API-Key": "a-key-of-enough-characters"})
+    assert answer.status_code == 200
+    assert ("requests_total", 1, {"route": "/x/{name}", "status": "200"}) in told

@@ -245,7 +245,7 @@ def _measure(
         towers: Towers = (
             TorchTowers(encoder, TORCH[name])
             if name in TORCH
-            else OpenVinoTowers(aside, OPENVINO[name], count)
+            else OpenVinoTowers(aside, OPENVINO[name], count, keep=False)
         )
         return Backend(name, towers, encoder.spec, encoder.tokens, encoder.batch_size)
 

@@ -167,9 +167,12 @@ class OpenVinoTowers:
 
     device = "cpu"
 
-    def __init__(self, folder: Path, precision: Precision, threads: int) -> None:
-        """`folder` is an export's; see GRAPHS. A call takes all `threads`. Raises InputError (backend_missing)."""
-        self._folder, self._precision = folder, precision
+    def __init__(self, folder: Path, precision: Precision, threads: int, *, keep: bool = True) -> None:
+        """`folder` is an export's; see GRAPHS. A call takes all `threads`. Raises InputError (backend_missing).
+
+        What is compiled is kept for the next time unless `keep` is false; see `compiled`.
+        """
+        self._folder, self._precision, self._keep = folder, precision, keep
         alone = {"PERFORMANCE_HINT": "LATENCY"}
         self._image, self._text = (m.create_infer_request() for m in self._compiled(threads, alone))
 
@@ -200,7 +203,10 @@ class OpenVinoTowers:
             **how,
         }
         graphs = self._folder / GRAPHS[self._precision]
-        return [compiled(core, graphs / name, options) for name in ("image.xml", "text.xml")]
+        paths = (graphs / "image.xml", graphs / "text.xml")
+        if not self._keep:
+            return [core.compile_model(core.read_model(path), "CPU", options) for path in paths]
+        return [compiled(core, path, options) for path in paths]
 
     def _with(self, image: Any, text: Any) -> "OpenVinoTowers":
         other = copy.copy(self)
