@@ -232,8 +232,8 @@ class _Opening:
 
     @cached_property
     def _facts(self) -> tuple[ModelSpec, Tokens]:
-        spec = ModelSpec.read(self._checkpoint)
-        if spec is None:  # a plain checkpoint: the model knows
+        spec = None if "_encoder" in vars(self) else ModelSpec.read(self._checkpoint)
+        if spec is None:  # the model knows: it is loaded already, or a plain checkpoint
             return self._encoder.spec, self._encoder.tokens
         spec.refuse_other_weights(self._checkpoint, weights_sha256(self._checkpoint))
         return spec, Tokens.of(self._checkpoint, spec)
