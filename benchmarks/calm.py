@@ -78,7 +78,7 @@ RAMP = (
 )  # shares of the capacity instead of requests/s
 SCALING = {
     "min_replicas": 1, "max_replicas": 3, "target_ongoing_requests": 1.2,
-    "upscale_delay_s": 2, "downscale_delay_s": 6, "look_back_period_s": 5,
+    "upscale_delay_s": 2, "downscale_delay_s": 6, "look_back_period_s": 11,
 }  # fmt: skip
 
 

@@ -67,6 +67,19 @@ def test_a_hit_is_the_whole_document(written: Path) -> None:
     assert type(hit.score) is float
 
 
+def test_a_hit_is_its_own_document_wherever_the_file_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train_jobs.index_writing._ROWS_PER_BATCH", 7)
+    index.write(
+        tmp_path / "index", VECTORS, make_documents(ROWS), spec(), embedded="passage_text", queries=UNASKED
+    )
+    opened = Index.open(tmp_path / "index")
+    for row in range(ROWS):
+        hit = opened.search(VECTORS[row], 1)[0]
+        assert hit.document == make_documents(ROWS).slice(row, 1).to_pylist()[0]
+
+
 def test_top_k_beyond_the_rows_gives_all_rows(written: Path) -> None:
     opened = Index.open(written)
     assert len(opened) == ROWS

@@ -4,10 +4,12 @@ What a version consists of is in index_version, how one is written in index_writ
 """
 
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ class Index:
 
     def __init__(self, vectors: faiss.Index, documents: pa.Table, fields: Fields, manifest: Manifest) -> None:
         self._vectors = vectors
-        self._documents = documents
+        self._documents = _Documents(documents)
         self._fields = fields
         self._selections = _Selections()
         self.manifest = manifest
@@ -128,7 +130,7 @@ class Index:
                 None if passing == self.manifest.rows else selection,
             )
         return [
-            [Hit(score, self._document(row)) for score, row in zip(*best, strict=True)]
+            [Hit(score, self._documents[row]) for score, row in zip(*best, strict=True)]
             for best in zip(scores.tolist(), rows.tolist(), strict=True)
         ]
 
@@ -141,8 +143,7 @@ class Index:
 
     def documents(self) -> list[dict[str, Any]]:
         """All documents, in the order of their vectors."""
-        rows: list[dict[str, Any]] = self._documents.to_pylist()
-        return rows
+        return self._documents.all()
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -158,11 +159,6 @@ class Index:
             kept = Selection.of(self._fields.mask(condition))
             self._selections.put(condition, kept)
         return kept
-
-    def _document(self, row: int) -> dict[str, Any]:
-        """Not by Table.take, which joins all batches first: 15 ms of 300,000 documents against 0.05."""
-        found: dict[str, Any] = self._documents.slice(row, 1).to_pylist()[0]
-        return found
 
     def _wrong_dimension(self, queries: Vectors) -> InputError:
         return InputError(
@@ -208,6 +204,29 @@ def mixed_query(parts: Sequence[tuple[Vectors, float]]) -> Vectors:
             "Give other weights, at least one of them not 0, or parts that differ.",
         )
     return (total / norm).astype(np.float32)
+
+
+class _Documents:
+    """A mapped table's rows one by one, value by value: a query's ten take 0.06 ms of 100,000.
+
+    By Table.slice they took 0.25 ms, as long as the search by a graph, and by Table.take, which joins all batches
+    first, 15 ms each of 300,000.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        batches = table.to_batches()
+        self._batches = [list(zip(table.column_names, batch.columns, strict=True)) for batch in batches]
+        self._ends = list(accumulate(batch.num_rows for batch in batches))
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        number = bisect_right(self._ends, row)
+        place = row - (self._ends[number - 1] if number else 0)
+        return {name: column[place].as_py() for name, column in self._batches[number]}
+
+    def all(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self._table.to_pylist()
+        return rows
 
 
 class _Selections:
