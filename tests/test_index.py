@@ -194,6 +194,22 @@ def test_a_kind_below_target_is_not_published(tmp_path: Path) -> None:
     assert len(Index.open(tmp_path)) == 3
 
 
+def test_where_the_chosen_kind_is_below_target_the_next_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train_jobs.index_kinds.choose", lambda *_, **__: ("hnsw", "because"))
+    monkeypatch.setattr("train_jobs.index_kinds._EF", (1,))
+    rows = 3000
+    manifest = index.write(
+        tmp_path, units(rows), make_documents(rows), spec(), embedded="x", target_recall=1.0,
+        queries={"text": NOBODY, "image": make_queries(units(300, seed=1))},
+    )  # fmt: skip
+    assert manifest.kind == "flat"
+    assert manifest.reason.startswith("because; but of the 10 nearest, the kind hnsw finds 0.")
+    assert "; but of the 10 nearest, the kind ivf-pq finds 0.9" in manifest.reason
+    assert manifest.measured["image"].recall_at_10 == 1
+
+
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A graph of 5000 vectors, tuned for pictures alone."""

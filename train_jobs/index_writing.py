@@ -61,6 +61,7 @@ def write(
     """Write `vectors` (float32 [N, D], unit norm; row i of `documents`) as the next version and point to it.
 
     The settings of a modality are tuned on its `queries`; one with fewer than FEWEST_QUERIES is searched exactly.
+    Where the kind that the rule chooses does not reach `target_recall`, the next in index_kinds.INSTEAD_OF is built.
     What CURRENT names stays valid at every moment. Raises InputError: nothing_to_index, too_few_rows,
     recall_below_target (no version is written).
     """
@@ -72,13 +73,24 @@ def write(
         )
     rows, dimension = vectors.shape
     chosen, reason = index_kinds.choose(rows, dimension, memory=index_kinds.machine_memory())
+    candidates = index_kinds.INSTEAD_OF[chosen]
     if kind != "auto":
-        chosen, reason = kind, f"asked for; the rule says {chosen}: {reason}"
-    index = index_kinds.build(chosen, vectors)
-    measured: dict[str, Measured] = {
-        modality: _measured(index, chosen, vectors, documents, modality, queries[modality], target_recall)
-        for modality in MODALITIES
-    }
+        candidates, reason = (kind,), f"asked for; the rule says {chosen}: {reason}"
+    for chosen in candidates:
+        index = index_kinds.build(chosen, vectors)
+        try:
+            measured: dict[str, Measured] = {
+                modality: _measured(
+                    index, chosen, vectors, documents, modality, queries[modality], target_recall
+                )
+                for modality in MODALITIES
+            }
+            break
+        except InputError as error:
+            if error.code != index_kinds.BELOW_TARGET or chosen == candidates[-1]:
+                raise
+            del index
+            reason += f"; but of the {index_kinds.AT} nearest, {error.message.partition(', ')[2]}"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
