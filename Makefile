@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 DATA ?=
 # Ray's HAProxy comes for Linux only; README.md, "In production"
 HAPROXY := $(if $(filter Linux,$(shell uname)),RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
-	RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response" RAY_SERVE_HAPROXY_TUNE_BUFSIZE=262144)
+	RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response" RAY_SERVE_HAPROXY_TUNE_BUFSIZE=262144 \
+	RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE=1)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help install demo serve test lint format bench clean
@@ -25,9 +26,10 @@ demo: install ## the whole way, from pictures to HTTP answers; DATA=folder for y
 	$(BIN)/python -m serve_app.demo $(if $(DATA),--data $(DATA) --output-dir demo_output_photos)
 
 serve: install ## serve the model of CLIP_MODEL_PATH (default: the demo's)
-	CLIP_MODEL_PATH=$${CLIP_MODEL_PATH:-demo_output/model/best_model} \
+	export CLIP_MODEL_PATH=$${CLIP_MODEL_PATH:-demo_output/model/best_model} \
 	CLIP_INDEX_PATH=$${CLIP_INDEX_PATH:-demo_output/index} \
-	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-disabled} $(HAPROXY) $(BIN)/serve run serve_config.yaml
+	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-disabled} $(HAPROXY); \
+	$(BIN)/python -m serve_app.check --ports && exec $(BIN)/serve run serve_config.yaml
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -259,7 +259,7 @@ def service() -> Iterator[str]:
             image_root=str(folder / "images"),
             image_url_hosts=("127.0.0.1",),
         )
-        serve.run(build(settings), name="catalens", route_prefix="/")
+        serve.run(build(settings.model_dump()), name="catalens", route_prefix="/")
         yield f"http://127.0.0.1:{port}"
     finally:
         if ray.is_initialized():

@@ -136,6 +136,7 @@ def ours(model: Path, backend: str, folder: Path) -> contextlib.AbstractContextM
         RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
         RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response",
         RAY_SERVE_HAPROXY_TUNE_BUFSIZE="262144",
+        RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE="1",
         RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="0",  # it only shortens the end
     )
 

@@ -6,12 +6,15 @@ Variables are read when the application is built, from the environment and from 
 directory; the environment wins.
 """
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from data_jobs.errors import InputError
 from serve_app.classification import DEFAULT_CATEGORIES, split_names
 from train_jobs.hub import DEFAULT_MODEL
 
@@ -52,6 +55,14 @@ class ServeArgs(BaseModel):
     cors_origins: tuple[str, ...] = ()
 
 
+def parse(given: Mapping[str, Any]) -> ServeArgs:
+    """`args` as a configuration file gives them. Raises InputError (bad_settings), which names the first bad one."""
+    try:
+        return ServeArgs.model_validate(given)
+    except ValidationError as error:
+        raise _bad(error) from None
+
+
 class Environment(BaseSettings):
     """The contract's variables; None where unset."""
 
@@ -68,8 +79,19 @@ class Environment(BaseSettings):
     clip_api_keys: str | None = Field(default=None, repr=False)
 
 
+def environment() -> Environment:
+    """The variables that are set. Raises InputError (bad_settings)."""
+    try:
+        return Environment()
+    except ValidationError as error:
+        raise _bad(error) from None
+
+
 def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
-    """`args` with every variable that is set laid over it; local paths made absolute."""
+    """`args` with every variable that is set laid over it; local paths made absolute.
+
+    Raises InputError (bad_settings).
+    """
     labels = environment.clip_zero_shot_labels
     laid_over = {
         "model": environment.clip_model_path or environment.clip_model_name,
@@ -81,7 +103,7 @@ def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
         "api_keys": split_names(environment.clip_api_keys) if environment.clip_api_keys else None,
     }
     changes = {name: value for name, value in laid_over.items() if value is not None}
-    settings = ServeArgs.model_validate({**args.model_dump(), **changes})
+    settings = parse({**args.model_dump(), **changes})
     first = {} if settings.index is None else {Path(settings.index).name: settings.index}
     return settings.model_copy(
         update={
@@ -90,6 +112,22 @@ def resolve(args: ServeArgs, environment: Environment) -> ServeArgs:
             "models": {name: _absolute(path) for name, path in settings.models.items()},
             "indexes": {name: _absolute(path) for name, path in {**first, **settings.indexes}.items()},
         }
+    )
+
+
+def _bad(error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, ServeArgs.model_fields, 1)
+        return InputError(
+            "bad_settings",
+            f"There is no setting {name!r}.",
+            f"Do you mean {near[0]}?" if near else f"There are {', '.join(ServeArgs.model_fields)}.",
+        )
+    value = "" if "api_keys" in name else f" (got {first['input']!r})"  # keys are secret
+    return InputError(
+        "bad_settings", f"{name}: {first['msg']}{value}.", "README.md, Settings, tells what each may be."
     )
 
 

@@ -124,7 +124,7 @@ def server(best_model: Path, built_index: Path) -> Iterator[str]:
     settings = ServeArgs(
         model=str(best_model), index=str(built_index), batch_size=16, backend="torch-float32"
     )
-    serve.run(build(settings), name="catalens", route_prefix="/")
+    serve.run(build(settings.model_dump()), name="catalens", route_prefix="/")
     yield f"http://127.0.0.1:{port}"
     serve.shutdown()
 

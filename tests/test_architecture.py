@@ -14,7 +14,7 @@ JOBS = {
     "data_jobs.ingest", "data_jobs.make_mismatches", "data_jobs.make_sample", "data_jobs.split", "data_jobs.validate",
     "train_jobs.build_index", "train_jobs.calibrate", "train_jobs.compare", "train_jobs.embed", "train_jobs.evaluate",
     "train_jobs.export", "train_jobs.finetune",
-    "serve_app.demo",
+    "serve_app.check", "serve_app.demo",
 }  # fmt: skip
 KNOW_RAY = JOBS | {
     "data_jobs.session",  # how jobs reach Ray

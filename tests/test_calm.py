@@ -148,7 +148,7 @@ def second_app(server: str, best_model: Path, built_index: Path) -> Iterator[str
     settings = ServeArgs(
         model=str(best_model), index=str(built_index), batch_size=8, waiting_pictures=8, most_requests=64
     )
-    serve.run(build(settings), name="second", route_prefix="/second")
+    serve.run(build(settings.model_dump()), name="second", route_prefix="/second")
     yield f"{server}/second"
     serve.delete("second")
 
@@ -161,7 +161,7 @@ def test_a_new_model_under_load_costs_no_request_and_mixes_nothing(
     assert calibrated is not None
     with Load(second_app, clients=3, seed=900).running() as load:
         time.sleep(1)
-        serve.run(build(ServeArgs(model=str(other_model))), name="second", route_prefix="/second")
+        serve.run(build({"model": str(other_model)}), name="second", route_prefix="/second")
         time.sleep(3)
     assert set(load.statuses) == {200}, load.statuses
     assert load.scores == {("best_model", calibrated.value), ("other_model", 0.25)}
@@ -200,7 +200,7 @@ def test_a_new_version_of_the_index_is_taken_while_searches_go_on(
     index = tmp_path / "index"
     job = BuildIndex(docstore=passages / "docstore.parquet", model=str(best_model), output_dir=index)
     build_index.run(job)
-    serve.run(build(ServeArgs(model=str(best_model), index=str(index))), name="live", route_prefix="/live")
+    serve.run(build({"model": str(best_model), "index": str(index)}), name="live", route_prefix="/live")
     try:
         versions: list[str] = []
         stop = threading.Event()

@@ -14,10 +14,11 @@ from pydantic import BaseModel
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
+from data_jobs.errors import InputError
 from serve_app.app import build
 from serve_app.capacity import Capacity
 from serve_app.embedding import MOST_THREADS
-from serve_app.settings import Environment, ServeArgs, resolve
+from serve_app.settings import Environment, ServeArgs, environment, parse, resolve
 
 ROOT = Path(__file__).parent.parent
 
@@ -97,7 +98,7 @@ def test_every_deployment_of_the_application_is_configured(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    ingress = build(ServeArgs(model=str(tmp_path)))._bound_deployment
+    ingress = build({"model": str(tmp_path)})._bound_deployment
     embedders, retriever, _ = ingress.init_args
     bound = {ingress.name} | {part._bound_deployment.name for part in (*embedders.values(), retriever)}
     assert bound == {deployment["name"] for deployment in config["applications"][0]["deployments"]}
@@ -137,6 +138,7 @@ def test_ray_is_started_with_the_throughput_flags() -> None:
         for flag in (
             'RAY_SERVE_HAPROXY_RETRY_ON="conn-failure empty-response"',
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE=262144",
+            "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE=1",
         ):
             assert flag in command
 
@@ -182,10 +184,39 @@ def test_a_dotenv_file_is_read_and_the_environment_wins(
 def test_bad_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(pydantic.ValidationError, match="batchsize"):
         ServeArgs(batchsize=3)  # type: ignore[call-arg]
-    with pytest.raises(pydantic.ValidationError, match="device"):
+    with pytest.raises(InputError, match="device: .*banana"):
         resolve(ServeArgs(), Environment(clip_device="banana"))
-    with pytest.raises(pydantic.ValidationError, match="categories"):
+    with pytest.raises(InputError, match="categories"):
         resolve(ServeArgs(), Environment(clip_zero_shot_labels=","))
+    with pytest.raises(InputError, match=r"'batchsize'.* batch_size\?"):
+        parse({"batchsize": 3})
+    with pytest.raises(InputError, match=r"no setting 'x'.* model, model_name, "):
+        parse({"x": 3})
     monkeypatch.setenv("CLIP_SIMILARITY_THRESHOLD", "2")
-    with pytest.raises(pydantic.ValidationError, match="clip_similarity_threshold"):
-        Environment()
+    with pytest.raises(InputError, match="clip_similarity_threshold: .*2"):
+        environment()
+
+
+def test_a_bad_key_is_not_shown() -> None:
+    with pytest.raises(InputError, match="api_keys") as refusal:
+        parse({"api_keys": "a secret that is no list"})
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"api_keys": ["too short"]}, "bad_api_keys"),
+        ({"image_root": "nowhere"}, "bad_settings"),
+        ({"image_url_hosts": ["http://x"]}, "bad_allowed_host"),
+        ({"rate_per_s": float("inf")}, "bad_rate_limit"),
+        ({"model": "./nowhere"}, "model_not_found"),
+    ],
+)
+def test_what_replicas_would_refuse_is_refused_before_they_start(
+    settings: dict[str, Any], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        build(settings)
+    assert refusal.value.code == code
