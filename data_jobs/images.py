@@ -51,7 +51,9 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, target: int | None = No
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=(*FORMATS, *_OTHERS))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(str(error), max_pixels) from error
+        declared = re.search(r"\d+", str(error))  # Pillow's words, with another limit
+        found = f"{int(declared[0]):,} pixels" if declared else "too many pixels"
+        raise _too_many_pixels(found, max_pixels) from error
     except Exception as error:  # Pillow's parsers raise many types on hostile headers
         if _SIGNATURES.match(data):
             raise _truncated(f"The picture of {len(data)} bytes", error) from error

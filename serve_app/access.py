@@ -188,8 +188,8 @@ class Buckets:
         if refused:
             wait = max(1, math.ceil(short / self.per_second))
             raise RateLimitError(
-                f"A request of {paid + items} is more than is left of {self.per_second:g} items a second "
-                f"(at most {self.burst:g} at once).",
+                f"{max(0, int(tokens + paid + _ROUNDING))} items are left of {self.per_second:g} a second "
+                f"(at most {self.burst:g} at once); the request takes {paid + items} or more.",
                 f"Try again in {wait} s, or send less at once.",
                 wait,
             )

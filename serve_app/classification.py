@@ -1,5 +1,6 @@
 """Which of these categories does a picture show? Prompts, default categories, and the softmax over them."""
 
+import re
 from collections.abc import Sequence
 
 from data_jobs.errors import InputError
@@ -23,8 +24,8 @@ def prompts(categories: Sequence[str]) -> list[str]:
 
 
 def split_names(categories: str) -> tuple[str, ...]:
-    """The non-empty names of a comma-separated list, in order."""
-    return tuple(name.strip() for name in categories.split(",") if name.strip())
+    """The non-empty names of a list with commas, Latin or Persian, in order."""
+    return tuple(name.strip() for name in re.split("[,،]", categories) if name.strip())
 
 
 def parse(categories: str | Sequence[str] | None, default: Sequence[str], limit: int) -> list[str]:

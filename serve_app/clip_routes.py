@@ -38,7 +38,7 @@ async def analyze(request: Request, service: TheService) -> contract.Verdict:
         asked = forms.checked(
             contract.AnalyzeRequest,
             {
-                "text": forms.text(fields, "text"),
+                "text": forms.text(fields, "text") or "",
                 "threshold": forms.text(fields, "threshold"),
                 "model": forms.text(fields, "model"),
             },

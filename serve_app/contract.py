@@ -113,8 +113,22 @@ def _few(items: Any) -> Any:
     return items
 
 
+def _no_tokens(items: Any) -> Any:
+    """OpenAI takes token ids as well; LangChain's client sends them unless told otherwise."""
+    first = items[0] if isinstance(items, list) and items else None
+    if isinstance(first[0] if isinstance(first, list) and first else first, int):
+        raise PydanticCustomError(
+            "token_ids",
+            "token ids are those of another model's tokenizer; send texts "
+            "(LangChain's OpenAIEmbeddings: check_embedding_ctx_length=False)",
+        )
+    return items
+
+
 Few = BeforeValidator(_few)
 """A list of at most MAX_BATCH_ITEMS."""
+NoTokens = BeforeValidator(_no_tokens)
+"""Texts or items."""
 
 
 class Item(BaseModel):
@@ -353,7 +367,7 @@ class EmbeddingRequest(BaseModel):
         json_schema_extra={"examples": [{"input": ["a red mug", "ماگ قرمز"], "model": "clip"}]}
     )
 
-    input: Annotated[str | EmbeddingItem | list[str | EmbeddingItem] | None, Few] = None
+    input: Annotated[str | EmbeddingItem | list[str | EmbeddingItem] | None, NoTokens, Few] = None
     messages: Annotated[list[ChatMessage] | None, Few] = Field(
         default=None, description="Instead of `input`."
     )
@@ -399,9 +413,9 @@ class Weights(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    text: float = Field(default=1.0, ge=-10, le=10)
-    image: float = Field(default=1.0, ge=-10, le=10)
-    embedding: float = Field(default=1.0, ge=-10, le=10)
+    text: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
+    image: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
+    embedding: float = Field(default=1.0, ge=-10, le=10, allow_inf_nan=False)
 
 
 class SearchRequest(BaseModel):
@@ -419,7 +433,7 @@ class SearchRequest(BaseModel):
 
     text: str | None = None
     image: str | None = Field(default=None, description="Base64, data URI, or URL of an allowed host.")
-    embedding: list[float] | None = Field(default=None, max_length=MAX_DIMENSIONS)
+    embedding: list[float] | None = Field(default=None, max_length=MAX_DIMENSIONS, fail_fast=True)
     weights: Weights = Weights()
     top_k: int = Field(default=10, ge=1, le=MAX_TOP_K)
     index: str | None = Field(default=None, description="Name of an index; default: the first.")

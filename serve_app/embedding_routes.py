@@ -13,8 +13,9 @@ from data_jobs.errors import InputError
 from serve_app import contract, forms, wire
 from serve_app.access import charge
 from serve_app.clip_routes import TheService
-from serve_app.model import Loaded
+from serve_app.model import Loaded, ServedModel
 from serve_app.pictures import PictureSource
+from serve_app.service import CLIP, Service
 from train_jobs.arrays import Embeddings
 
 router = APIRouter(tags=["embeddings"])
@@ -74,20 +75,25 @@ async def embeddings(arrived: Request, service: TheService) -> Response:
 @router.get("/v1/models")
 async def models(service: TheService) -> contract.ModelList:
     """The served models."""
-    cards = []
-    for number, model in enumerate(service.models.values()):
-        spec = (await model.loaded()).info.spec
-        cards.append(
-            contract.ModelCard(
-                id=model.name,
-                created=int(service.started),
-                aliases=["clip"] if number == 0 else [],
-                model_hash=spec.model_hash,
-                embedding_dim=spec.embedding_dim,
-                calibrated=spec.calibration is not None,
-            )
-        )
-    return contract.ModelList(data=cards)
+    return contract.ModelList(data=[await _card(service, model) for model in service.models.values()])
+
+
+@router.get("/v1/models/{name:path}", responses=contract.refusals(404, 422))
+async def model(name: str, service: TheService) -> contract.ModelCard:
+    """One of them, by its name or alias."""
+    return await _card(service, service.model(name))
+
+
+async def _card(service: Service, model: ServedModel) -> contract.ModelCard:
+    spec = (await model.loaded()).info.spec
+    return contract.ModelCard(
+        id=model.name,
+        created=int(service.started),
+        aliases=[CLIP] if model is service.default else [],
+        model_hash=spec.model_hash,
+        embedding_dim=spec.embedding_dim,
+        calibrated=spec.calibration is not None,
+    )
 
 
 async def _asked(request: contract.EmbeddingRequest, source: PictureSource) -> _Asked:

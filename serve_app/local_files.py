@@ -32,7 +32,7 @@ def read_below(root: Path | None, path: str, max_bytes: int) -> bytes:
         raise InputError(
             "paths_not_allowed",
             "This server reads no files of its own.",
-            "Send the picture as base64 or upload.",
+            "Upload the picture or send it as base64, or have a folder allowed (image_root).",
         )
     names = _names(root, path)
     if not names:

@@ -49,11 +49,18 @@ class Retriever:
             for name, index in self._indexes.items()
         }
 
-    async def search(self, name: str | None, query: Query) -> tuple[list[Hit], str]:
-        """The best documents, and the version.
+    async def search(self, name: str | None, query: Query) -> tuple[list[Hit], str] | InputError:
+        """The best documents, and the version; or what is wrong with the query.
 
-        Raises InputError: no_index, index_not_served, index_of_another_model, bad_filter, bad_mix, wrong_dimension.
+        That is returned, since Serve logs what is raised with its stack as a failure of the replica's. InputError:
+        no_index, index_not_served, index_of_another_model, bad_filter, bad_mix, wrong_dimension.
         """
+        try:
+            return await self._search(name, query)
+        except InputError as error:
+            return error
+
+    async def _search(self, name: str | None, query: Query) -> tuple[list[Hit], str]:
         index = self._named(name).current
         index.require(query.model_hash)
         condition = None if query.filter is None else filters.parse(query.filter)
@@ -107,12 +114,11 @@ class RetrieverReplicas:
         return status
 
     async def search(self, name: str | None, query: Query) -> tuple[list[Hit], str]:
-        """As Retriever.search."""
+        """As Retriever.search. Raises its InputError."""
         for left in reversed(range(TRIES)):
-            try:
-                found: tuple[list[Hit], str] = await self._handle.search.remote(name, query)
+            found: tuple[list[Hit], str] | InputError = await self._handle.search.remote(name, query)
+            if not isinstance(found, InputError):
                 return found
-            except InputError as error:
-                if getattr(error, "cause", error).code != OTHER_MODEL or not left:
-                    raise
+            if found.code != OTHER_MODEL or not left:
+                raise found
         raise AssertionError  # the last try returns or raises

@@ -87,7 +87,7 @@ async def search(request: Request, service: TheService) -> contract.SearchRespon
             try:
                 hits, version = await service.searcher.search(asked.index, query)
             except InputError as error:
-                if getattr(error, "cause", error).code == OTHER_MODEL:
+                if error.code == OTHER_MODEL:
                     await service.default.refuse_replaced(loaded)
                 raise
         return contract.SearchResponse(

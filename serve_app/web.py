@@ -3,7 +3,7 @@
 import math
 import reprlib
 
-from fastapi import FastAPI, Request, Security
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -12,12 +12,13 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from data_jobs.errors import InputError
 from serve_app import clip_routes, contract, embedding_routes, health_routes, search_routes
 from serve_app.access import ApiKeys, Buckets, RateLimit, RateLimitError
 from serve_app.dispatch import BusyError
-from serve_app.middleware import BodyLimit, Concurrency, Deadline, RequestIds, Timings
+from serve_app.middleware import CLIENT_GONE, BodyLimit, Concurrency, Deadline, RequestIds, Timings
 from serve_app.service import Service
 
 _BRING_A_KEY = [
@@ -62,6 +63,7 @@ def application(service: Service) -> FastAPI:
     app.add_exception_handler(DeploymentUnavailableError, _gone)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _unexpected)
     return app
 
@@ -111,6 +113,13 @@ async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     where = ".".join(str(part) for part in first["loc"] if part != "body")[:100] or "the request body"
     if first["type"] == "bad_batch":
         return _error(request, 422, "bad_batch", f"{where}: {first['msg']}.", "Split them.")
+    if first["type"] == "json_invalid":
+        told = reprlib.repr(request.headers.get("content-type", ""))
+        return _error(
+            request, 422, "bad_request",
+            f"{where}: {first['msg']}; its content type is {told}.",
+            "Send JSON (application/json), or files and fields as multipart/form-data.",
+        )  # fmt: skip
     value = reprlib.repr(first.get("input"))[:80]  # never of the whole, which may be megabytes
     return _error(
         request, 422, "bad_request", f"{where}: {first['msg']} (got {value}).", "See /docs for the fields."
@@ -119,8 +128,21 @@ async def _bad_request(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-    return _error(request, error.status_code, code, str(error.detail), "See /docs for routes and fields.")
+    method, path = request.method, reprlib.repr(request.url.path)
+    if error.status_code == 404:
+        return _error(request, 404, "not_found", f"There is no {path} here.", "See /docs for the routes.")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{path} does not take {method}."
+        answer = _error(request, 405, "method_not_allowed", message, f"Use {allowed}.")
+        answer.headers["Allow"] = allowed
+        return answer
+    return _error(request, error.status_code, "bad_request", str(error.detail), "See /docs for the fields.")
+
+
+async def _client_gone(request: Request, error: Exception) -> Response:
+    """A body broke off: nobody is there to answer, and the server has not failed."""
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

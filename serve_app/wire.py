@@ -16,7 +16,7 @@ from train_jobs.view import View
 def checked_text(text: str | None, name: str = "text") -> str:
     """A text within the contract's limit. Raises InputError (empty_text, text_too_long)."""
     if text is None or all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in text):
-        raise InputError("empty_text", f"The field {name!r} is empty.", "Send a description.")
+        raise InputError("empty_text", f"The field {name!r} is empty or missing.", "Send a description.")
     if len(text) > contract.MAX_TEXT_CHARACTERS:
         raise InputError(
             "text_too_long",
@@ -39,7 +39,9 @@ def check_count(count: int, what: str = "items") -> None:
     """Raise InputError (bad_batch) for a request of none or too many."""
     if not 1 <= count <= contract.MAX_BATCH_ITEMS:
         raise InputError(
-            "bad_batch", f"{count} {what}; the limit is 1 to {contract.MAX_BATCH_ITEMS}.", "Split them."
+            "bad_batch",
+            f"{count} {what}; the limit is 1 to {contract.MAX_BATCH_ITEMS}.",
+            "Split them." if count else "Send at least one.",
         )
 
 

@@ -64,7 +64,7 @@ def test_only_a_search_meets_another_models_index_and_only_bodies_can_be_wrong(
 ) -> None:
     for method, path, facts in operations(openapi):
         assert ("409" in facts["responses"]) == (path == "/search")
-        assert ("422" in facts["responses"]) == (method == "post")
+        assert ("422" in facts["responses"]) == (method == "post" or "{" in path)
 
 
 def test_every_body_has_an_example_that_fits_its_schema(openapi: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import ray
 from PIL import Image
 
 from data_jobs.images import decode
@@ -210,6 +211,9 @@ class TestAbout:
 
     def test_models_and_their_names(self, client: httpx.Client, encoder: Encoder) -> None:
         (card,) = client.get("/v1/models").json()["data"]
+        for name in (card["id"], "clip"):
+            assert client.get(f"/v1/models/{name}").json() == card
+        check_error(client.get("/v1/models/a/b"), 404, "model_not_served")
         assert (card["id"], card["object"], card["aliases"]) == ("best_model", "model", ["clip"])
         assert card["model_hash"] == encoder.spec.model_hash
         for name in ("best_model", "clip"):
@@ -243,6 +247,12 @@ class TestClassify:
         assert {m["category"]: m["score"] for m in answer} == pytest.approx(expected, abs=1e-4)
         assert [m["score"] for m in answer] == sorted((m["score"] for m in answer), reverse=True)
         assert sum(m["score"] for m in answer) == pytest.approx(1)
+
+    def test_persian_commas_part_categories_too(self, client: httpx.Client, picture: bytes) -> None:
+        answer = client.post(
+            "/clip/classify", files={"file": picture}, data={"categories": "ماگ، کلاه,صندلی"}
+        ).json()["top_matches"]
+        assert {match["category"] for match in answer} == {"ماگ", "کلاه", "صندلی"}
 
     def test_default_categories_and_top_k(self, client: httpx.Client, picture: bytes) -> None:
         default = client.post("/clip/classify", files={"file": picture}).json()["top_matches"]
@@ -323,6 +333,7 @@ class TestEmbeddings:
         shown = encoder.images([decode(picture, target=encoder.spec.image_size)])[0]
         np.testing.assert_allclose(image.data[0].embedding, shown, atol=1e-5)
         assert [model.id for model in client.models.list().data] == ["best_model"]
+        assert client.models.retrieve("best_model").id == "best_model"
         with pytest.raises(openai.NotFoundError, match="best_model"):
             client.embeddings.create(model="nothing", input="a")
 
@@ -524,9 +535,15 @@ class TestErrors:
     def test_missing_and_unknown(self, client: httpx.Client, picture: bytes) -> None:
         check_error(client.post("/clip/analyze"), 422, "bad_request")
         check_error(client.post("/clip/analyze", data={"file": "no file", "text": "x"}), 422, "bad_request")
-        check_error(client.get("/nowhere"), 404, "not_found")
-        check_error(client.get("/clip/analyze"), 405, "method_not_allowed")
+        check_error(analyze(client, picture, ""), 422, "empty_text")
+        assert "'/nowhere'" in check_error(client.get("/nowhere"), 404, "not_found")["detail"]
+        wrong = client.get("/clip/analyze")
+        assert check_error(wrong, 405, "method_not_allowed")["detail"] == "'/clip/analyze' does not take GET."
+        assert wrong.headers["allow"] == "POST"
         check_error(client.post("/search", content=b"{"), 422, "bad_request")
+        binary = client.post("/search", content=picture, headers={"Content-Type": "image/jpeg"})
+        body = check_error(binary, 422, "bad_request")
+        assert "content type is 'image/jpeg'" in body["detail"] and "multipart" in body["error"]["suggestion"]
         check_error(client.post("/search", json={"txt": "a"}), 422, "bad_request")
         check_error(client.post("/search", json={}), 422, "bad_query")
         check_error(client.post("/search", json={"text": "a", "top_k": 0}), 422, "bad_request")
@@ -538,17 +555,25 @@ class TestErrors:
         def post(**body: Any) -> httpx.Response:
             return client.post("/v1/embeddings", json=body)
 
-        check_error(post(input=[]), 422, "bad_batch")
+        assert check_error(post(input=[]), 422, "bad_batch")["error"]["suggestion"] == "Send at least one."
         check_error(post(input=["a"] * 65), 422, "bad_batch")
         check_error(post(input=""), 422, "empty_text")
         check_error(post(input="a", dimensions=4096), 422, "bad_dimensions")
         check_error(post(input=[{"image": "http://127.0.0.1/x.jpg"}]), 403, "url_not_allowed")
         check_error(post(input=[{"image": "***"}]), 422, "bad_base64")
         check_error(post(input=[{"text": "a", "image": "a"}]), 422, "bad_input")
-        check_error(post(input=[[1, 2, 3]]), 422, "bad_request")
+        for tokens in ([1, 2, 3], [[1, 2, 3]]):
+            assert "token ids" in check_error(post(input=tokens), 422, "bad_request")["detail"]
         check_error(post(), 422, "bad_input")
         check_error(post(input="a", messages=[{"content": "b"}]), 422, "bad_input")
         check_error(post(messages=[{"content": []}]), 422, "bad_input")
+
+    def test_a_bad_query_is_no_failure_of_the_replica(self, client: httpx.Client) -> None:
+        logs = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1] / "logs" / "serve"
+        for query in ({"text": "a", "filter": {"nothing": 1}}, {"text": "a", "index": "nowhere"}):
+            assert client.post("/search", json=query).status_code in (404, 422)
+        (log,) = logs.glob("replica_catalens_Retriever_*.log")
+        assert "Traceback" not in log.read_text()
 
     def test_a_million_values_are_refused_before_any_is_looked_at(self, client: httpx.Client) -> None:
         for route, field in (("/v1/embeddings", "input"), ("/clip/analyze-batch", "items")):
@@ -585,15 +610,14 @@ class TestErrors:
 def test_build_refuses_another_models_index_and_a_missing_model(built_index: Path, tmp_path: Path) -> None:
     from data_jobs.errors import InputError
     from serve_app.app import build
-    from serve_app.settings import ServeArgs
     from train_jobs import scratch
 
     scratch.build("scratch:tiny-clip", ["a mug"], seed=1).save(tmp_path / "another")
     with pytest.raises(InputError) as other:
-        build(ServeArgs(model=str(tmp_path / "another"), index=str(built_index)))
+        build({"model": str(tmp_path / "another"), "index": str(built_index)})
     assert other.value.code == "index_of_another_model"
     with pytest.raises(InputError) as missing:
-        build(ServeArgs(model=str(tmp_path / "nothing")))
+        build({"model": str(tmp_path / "nothing")})
     assert missing.value.code == "model_not_found"
 
 
