@@ -68,7 +68,6 @@ FULL_WITHIN_S = 60.0
 RETRIES = {
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(256 << 10),
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
 }
 RAMP = (
     Phase("low", 15, 0.3),

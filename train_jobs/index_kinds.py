@@ -67,8 +67,8 @@ BLAS_QUERIES = 4
 """With as many or more at once, matrix products are faster than reading the vectors for each."""
 EF_CONSTRUCTION = 100
 """How widely a graph's neighbours are looked for when it is built. FAISS's own 40 builds 2.5 times as fast, and then
-takes twice the efSearch for texts: of 200,000 x 512 drawn as benchmarks/clusters.py does, recall .96 at 1076 queries/s,
-here 1534. With 200, which takes 1.5 times as long again, about 2400."""
+takes twice the efSearch for texts: of 200,000 x 512, drawn as in benchmarks/clusters.py but with spreads of 0.55 and
+0.9, recall .96 at 1076 queries/s, here 1534. With 200, which takes 1.5 times as long again, about 2400."""
 _EF = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _K_FACTORS = (10, 30)
 _FILTERED = 2.0
