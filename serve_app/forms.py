@@ -3,7 +3,8 @@
 A form's fields are the JSON's, with files for pictures; repeated fields are lists.
 """
 
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from fastapi.exceptions import RequestValidationError
@@ -114,6 +115,13 @@ def _inlined(schema: Any, definitions: dict[str, Any] | None = None) -> Any:
         assert definitions is not None
         return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
     return {key: _inlined(value, definitions) for key, value in schema.items() if key != "$defs"}
+
+
+def said(fault: Mapping[str, Any], whole: str, *, value: bool = True) -> str:
+    """One of pydantic's faults in words: where (`whole`: in all of it), what, and the value, never of any length."""
+    where = ".".join(str(part) for part in fault["loc"] if part != "body")[:100] or whole
+    got = f" (got {reprlib.repr(fault.get('input'))[:80]})" if value else ""
+    return f"{where}: {fault['msg']}{got}"
 
 
 def _refused(error: ValidationError) -> RequestValidationError | InputError:

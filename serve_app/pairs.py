@@ -1,7 +1,6 @@
 """The items of a batch, each by itself: a pair that can be judged, or the reason why it cannot."""
 
 import asyncio
-import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,12 +79,7 @@ def _fault(error: ValidationError) -> InputError:
     if error.error_count() > forms.MAX_FAULTS:
         return forms.too_many_faults(error)
     first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))[:100] or "the item"
-    return InputError(
-        "bad_item",
-        f"{where}: {first['msg']} (got {reprlib.repr(first.get('input'))[:80]}).",
-        "See /docs for the fields.",
-    )
+    return InputError("bad_item", f"{forms.said(first, 'the item')}.", "See /docs for the fields.")
 
 
 async def _of_file(

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from data_jobs.errors import InputError
-from serve_app import clip_routes, contract, embedding_routes, health_routes, search_routes
+from serve_app import clip_routes, contract, embedding_routes, forms, health_routes, search_routes
 from serve_app.access import ApiKeys, Buckets, RateLimit, RateLimitError
 from serve_app.dispatch import BusyError
 from serve_app.middleware import CLIENT_GONE, BodyLimit, Concurrency, Deadline, RequestIds, Timings
@@ -109,21 +109,18 @@ async def _gone(request: Request, error: Exception) -> JSONResponse:
 
 async def _bad_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")[:100] or "the request body"
+    first, whole = error.errors()[0], "the request body"
+    plainly = forms.said(first, whole, value=False)
     if first["type"] == "bad_batch":
-        return _error(request, 422, "bad_batch", f"{where}: {first['msg']}.", "Split them.")
+        return _error(request, 422, "bad_batch", f"{plainly}.", "Split them.")
     if first["type"] == "json_invalid":
         told = reprlib.repr(request.headers.get("content-type", ""))
         return _error(
             request, 422, "bad_request",
-            f"{where}: {first['msg']}; its content type is {told}.",
+            f"{plainly}; its content type is {told}.",
             "Send JSON (application/json), or files and fields as multipart/form-data.",
         )  # fmt: skip
-    value = reprlib.repr(first.get("input"))[:80]  # never of the whole, which may be megabytes
-    return _error(
-        request, 422, "bad_request", f"{where}: {first['msg']} (got {value}).", "See /docs for the fields."
-    )
+    return _error(request, 422, "bad_request", f"{forms.said(first, whole)}.", "See /docs for the fields.")
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

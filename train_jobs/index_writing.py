@@ -90,7 +90,7 @@ def write(
             if error.code != index_kinds.BELOW_TARGET or chosen == candidates[-1]:
                 raise
             del index
-            reason += f"; but of the {index_kinds.AT} nearest, {error.message.partition(', ')[2]}"
+            reason += f"; but {error.message[0].lower()}{error.message[1:]}"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
